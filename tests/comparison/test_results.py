@@ -215,7 +215,7 @@ def test_a_half_written_file_is_reported_by_name_and_the_others_are_read(tmp_pat
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere.*ketune compare"):
+    with pytest.raises(ResultError, match=r"no folder .*nowhere.*ketune compare"):
         load_results(tmp_path / "nowhere")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ketune.errors import KetuneError
+
 if TYPE_CHECKING:
     from ketune.comparison.results import Result
 
@@ -24,8 +26,8 @@ _LAST_METRICS = ("test accuracy", "train loss", "train samples", "train total to
 _PACKAGES = ("peft-version", "transformers-version", "datasets-version", "torch-version", "bitsandbytes-version")
 
 
-class ResultError(ValueError):
-    """A result that is not what this page says it is; the message is one line and names the file where there is one."""
+class ResultError(KetuneError):
+    """A result that is not what this page says it is; one line that names the file where there is one."""
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

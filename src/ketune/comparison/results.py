@@ -154,13 +154,13 @@ def load_results(folder: Path | str, problems: list[str] | None = None) -> list[
         problems: Receives one line for each file that was skipped.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        ResultError: There is no such folder.
     """
     folder = Path(folder)
     if (folder / "results").is_dir():
         folder = folder / "results"
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {str(folder)!r}; pass the folder that `ketune compare --out` wrote")
+        raise ResultError(f"no folder {str(folder)!r}; pass the folder that `ketune compare --out` wrote")
     results = []
     for path in sorted(folder.glob("*.json")):
         try:
