@@ -1,0 +1,206 @@
+"""`run`: a circuit on a batch of features, differentiable in features and angles. The batched statevector simulator.
+
+How it works. Everything heavy is a matrix product on chunks of samples that fit the processor's cache; no state is kept
+for the backward pass, which recomputes each chunk from the features; circuits of real gates run in real arithmetic; the
+squared norm comes out of the readout's product as one more column, so that features are never normalised beforehand;
+CNOTs are a reading of rows in another order and the last ones only rename the readout. A cost model decides between
+building the circuit's matrix once and running its layers on the states (`Plan.builds_matrix`).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ketune.circuits._execute import compute_dtype, run_program, run_program_back
+from ketune.circuits._plan import describe, program
+from ketune.circuits.circuit import Circuit
+from ketune.circuits.observables import ENCODINGS, Readout, check_readout, count_readouts
+
+MAX_WIRES = 14
+"""Largest circuit that `run` takes."""
+
+
+# Under torch.compile a circuit is one operator, which the compiler does not look into. Eager mode calls the functions
+# behind the operators directly, which saves their dispatch.
+@torch.library.custom_op("ketune::circuit", mutates_args=())
+def _circuit_op(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
+    return run_program(program(description), x, angles)
+
+
+@_circuit_op.register_fake
+def _(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
+    dtype = compute_dtype(x, angles)
+    return x.new_empty(x.shape[0], n_outputs, dtype=dtype), x.new_empty(x.shape[0], dtype=dtype)
+
+
+@torch.library.custom_op("ketune::circuit_backward", mutates_args=())
+def _circuit_backward_op(
+    cotangent: Tensor,
+    x: Tensor,
+    angles: Tensor,
+    out: Tensor,
+    norms: Tensor,
+    description: str,
+    need_x: bool,
+    need_angles: bool,
+) -> tuple[Tensor, Tensor]:
+    return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
+
+
+@_circuit_backward_op.register_fake
+def _(
+    cotangent: Tensor,
+    x: Tensor,
+    angles: Tensor,
+    out: Tensor,
+    norms: Tensor,
+    description: str,
+    need_x: bool,
+    need_angles: bool,
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if need_x else (0,)), angles.new_empty(angles.shape if need_angles else (0,))
+
+
+def _over_batch(function: Any, info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> Any:
+    """A vmap rule: one call per element of the mapped dimension."""
+    calls = [
+        function(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims)))
+        for i in range(info.batch_size)
+    ]
+    return tuple(torch.stack(parts) for parts in zip(*calls)), (0, 0)
+
+
+class _CircuitFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling():
+            return _circuit_op(x, angles, description, n_outputs)
+        return run_program(program(description), x, angles)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, angles, ctx.description, _ = inputs
+        out, norms = output
+        ctx.mark_non_differentiable(norms)
+        ctx.save_for_backward(x, angles, out, norms)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor, _norms: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, angles, out, norms = ctx.saved_tensors
+        need_x, need_angles = ctx.needs_input_grad[:2]
+        d_x, d_angles = _BackwardFunction.apply(cotangent, x, angles, out, norms, ctx.description, need_x, need_angles)
+        return d_x if need_x else None, d_angles if need_angles else None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        return _over_batch(_CircuitFunction.apply, info, in_dims, args)
+
+
+class _BackwardFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        cotangent: Tensor,
+        x: Tensor,
+        angles: Tensor,
+        out: Tensor,
+        norms: Tensor,
+        description: str,
+        need_x: bool,
+        need_angles: bool,
+    ) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling():
+            return _circuit_backward_op(cotangent, x, angles, out, norms, description, need_x, need_angles)
+        return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise NotImplementedError(
+            "ketune.circuits.run has no second derivatives; use ketune.circuits.simulate, which is plain torch operations"
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        return _over_batch(_BackwardFunction.apply, info, in_dims, args)
+
+
+def run(
+    circuit: Circuit,
+    x: Tensor,
+    angles: Tensor,
+    *,
+    encoding: str = "amplitude",
+    readout: Readout = "pauli_z",
+    n_readouts: int | None = None,
+) -> Tensor:
+    """Runs a circuit on a batch of feature vectors.
+
+    Amplitude encoding pads the features with zeros on the right to `2 ** n_wires` and normalises them; a zero vector (one
+    with a squared norm below 1e-30) reads out as zeros, with finite gradients. Angle encoding applies RY(x_q) to |0> on
+    wire q; wires without a feature stay |0>.
+
+    Args:
+        circuit: the circuit, 1 to 14 wires.
+        x: (..., n_features) features of any floating type; at most `2 ** n_wires` of them for amplitude encoding, at most
+            `n_wires` (in radians) for angle encoding. Any leading dimensions, empty ones too.
+        angles: (n_angles,) angles of the circuit in radians.
+        encoding: "amplitude" or "angle".
+        readout: what to compute from the final state psi:
+
+            - "pauli_z": the expectation of Z on each wire, (n_wires,), in [-1, 1];
+            - "probabilities": |psi_j|^2 of each basis state, (2 ** n_wires,);
+            - Pauli words such as `["ZZI", "XIY"]`: the expectation of each. Words that one basis change measures together
+              cost one run, every further group one more;
+            - "amplitudes": the real parts of the first `n_readouts` amplitudes of U x, without normalisation: linear in
+              the features and sign-preserving. In a circuit with complex gates the imaginary parts are dropped, so that
+              the readout stays real and linear.
+        n_readouts: for readout "amplitudes", how many; all by default.
+
+    Returns:
+        (..., k) readouts in float32, or in float64 when features or angles are float64. Half precision features are lifted
+        to float32 inside, and autocast does not reach the circuit.
+
+    Raises:
+        ValueError: for an unknown encoding or readout, too many wires or features, or angles of another shape.
+
+    Example:
+        >>> import torch
+        >>> from ketune.circuits import ry_ring, run
+        >>> run(ry_ring(2), torch.tensor([[1.0, 0, 0, 0]]), torch.zeros(2))
+        tensor([[1., 1.]])
+    """
+    checked = check_program(circuit, x.shape[-1] if x.ndim else 0, encoding, readout, n_readouts)
+    if angles.shape != (circuit.n_angles,):
+        raise ValueError(f"angles have shape {tuple(angles.shape)}; this circuit takes ({circuit.n_angles},)")
+    if not x.is_floating_point() or not angles.is_floating_point():
+        raise ValueError(f"features and angles must be floating-point tensors, not {x.dtype} and {angles.dtype}")
+    n_outputs = count_readouts(circuit.n_wires, checked, n_readouts)
+    description = describe(circuit.text, encoding, checked, n_readouts, x.shape[-1])
+    batch = x.reshape(-1, x.shape[-1])
+    out, _ = _CircuitFunction.apply(batch, angles, description, n_outputs)
+    return out.view(*x.shape[:-1], n_outputs)
+
+
+def check_program(
+    circuit: Circuit, n_features: int, encoding: str, readout: Readout, n_readouts: int | None
+) -> str | tuple[str, ...]:
+    """Checks that `run` takes these arguments and returns the readout as a name or a tuple of Pauli words.
+
+    Raises:
+        ValueError: as `run`.
+    """
+    n_wires = circuit.n_wires
+    if n_wires > MAX_WIRES:
+        raise ValueError(f"the circuit has {n_wires} wires; the simulator takes at most {MAX_WIRES}")
+    if encoding not in ENCODINGS:
+        raise ValueError(f"encoding={encoding!r}: unknown encoding; choose one of {', '.join(map(repr, ENCODINGS))}")
+    largest = 2**n_wires if encoding == "amplitude" else n_wires
+    if not 1 <= n_features <= largest:
+        raise ValueError(f"{n_features} features: {encoding} encoding on {n_wires} wires takes 1 to {largest}")
+    checked = check_readout(readout, n_wires)
+    count_readouts(n_wires, checked, n_readouts)
+    return checked
