@@ -1,0 +1,50 @@
+"""PEFT methods with quantum circuits and quantum-inspired tensors, and the registry of all methods."""
+
+from ketune.adapters.base import AdapterLayer, AdapterTuner, Update, register
+from ketune.adapters.calibration import spread_readouts
+from ketune.adapters.config import AdapterConfig, ConfigError
+from ketune.adapters.counting import (
+    BudgetTooSmall,
+    Sized,
+    count_parameters,
+    count_trainable,
+    fit_budget,
+    meta_model,
+    parse_budget,
+)
+from ketune.adapters.inspection import check_targets, linear_modules, update_matrices
+from ketune.adapters.loading import load
+from ketune.adapters.pruning import prune
+from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.registry import METHODS, Method, add_method, get_method
+from ketune.adapters.sora import SoraConfig, effective_ranks, gates
+
+__all__ = [
+    "METHODS",
+    "AdapterConfig",
+    "AdapterLayer",
+    "AdapterTuner",
+    "BudgetTooSmall",
+    "ConfigError",
+    "Method",
+    "QAAConfig",
+    "Sized",
+    "SoraConfig",
+    "Update",
+    "add_method",
+    "check_targets",
+    "count_parameters",
+    "count_trainable",
+    "effective_ranks",
+    "fit_budget",
+    "gates",
+    "get_method",
+    "linear_modules",
+    "load",
+    "meta_model",
+    "parse_budget",
+    "prune",
+    "register",
+    "spread_readouts",
+    "update_matrices",
+]

@@ -1,0 +1,154 @@
+"""The fields that every Ketune adapter has, with PEFT's names and meaning, written once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from peft import PeftConfig
+from torch import nn
+
+from ketune.errors import KetuneError
+
+if TYPE_CHECKING:
+    from ketune.adapters.base import Update
+
+CARD_HEADING = "## How to load this adapter"
+
+
+class ConfigError(KetuneError, ValueError):
+    """A hyper-parameter that an adapter cannot work with."""
+
+
+@dataclass
+class AdapterConfig(PeftConfig):
+    """What all Ketune adapters share. A method subclasses it, adds its hyper-parameters and `parameter_count`.
+
+    Raises:
+        ConfigError: from `__post_init__`, naming the field, the value given and what is allowed.
+    """
+
+    method: ClassVar[str] = ""
+    """Lower-case name of the method; set by `ketune.adapters.base.register`."""
+
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Names (suffixes) of the linear layers to adapt, a regular expression, or 'all-linear'. "
+            "None picks the query and value projections of known model types."
+        },
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names (suffixes) or a regular expression of layers to leave alone."}
+    )
+    dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the update, in [0, 1)."})
+    bias: str = field(
+        default="none",
+        metadata={"help": "Which of the base model's biases train: 'none', 'all' or '<method>_only'."},
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Other modules to train in full and save with the adapter, e.g. a new head."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Only adapt the layers with these indices; needs target_modules as a list."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "Name of the list of layers in the model, if it is not a common one."}
+    )
+    init_weights: bool = field(
+        default=True,
+        metadata={"help": "True: the adapted model starts exactly as the base model. False: random (for tests)."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.method:
+            raise TypeError(f"{type(self).__name__} is not registered; call ketune.adapters.base.register(...) first")
+        from ketune.adapters._peft_types import ensure_peft_type
+
+        self.peft_type = ensure_peft_type(self.method.upper())
+        self.target_modules = _as_set(self.target_modules)
+        self.exclude_modules = _as_set(self.exclude_modules)
+        for name in ("layers_to_transform", "layers_pattern"):
+            if isinstance(self.target_modules, str) and getattr(self, name) is not None:
+                self._refuse(name, getattr(self, name), f"pass target_modules as a list of names to use {name}")
+        if self.layers_pattern and self.layers_to_transform is None:
+            self._refuse("layers_pattern", self.layers_pattern, "pass layers_to_transform as well")
+        self._require("dropout", 0.0 <= self.dropout < 1.0, "must be in [0, 1)")
+        self._choose("bias", ("none", "all", f"{self.method}_only"))
+
+    def parameter_count(self, in_features: int, out_features: int) -> int:
+        """Number of trainable parameters that this method adds to one linear layer of the given shape, exactly."""
+        raise NotImplementedError
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether `calibrate` has to see a few batches before training starts."""
+        return False
+
+    def calibrate(self, model: nn.Module, batches: Iterable[dict[str, torch.Tensor]], adapter_name: str) -> None:
+        """Set data-dependent starting values; each item of `batches` holds keyword arguments of the model."""
+
+    def wrap_optimizer(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, adapter_name: str, total_steps: int
+    ) -> torch.optim.Optimizer:
+        """Give the method its own update rule around the trainer's optimiser; the default leaves it as it is."""
+        return optimizer
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Save `adapter_config.json` as PEFT does, and put the loading lines into the model card beside it."""
+        super().save_pretrained(save_directory, **kwargs)
+        _describe_loading(Path(save_directory) / "README.md", self)
+
+    def _refuse(self, name: str, value: object, advice: str) -> None:
+        raise ConfigError(f"{type(self).__name__}({name}={value!r}): {advice}")
+
+    def _require(self, name: str, condition: bool, advice: str) -> None:
+        if not condition:
+            self._refuse(name, getattr(self, name), advice)
+
+    def _choose(self, name: str, allowed: Sequence[str]) -> None:
+        value = getattr(self, name)
+        if value in allowed:
+            return
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        self._refuse(name, value, f"choose one of {', '.join(map(repr, allowed))}{hint}")
+
+    @classmethod
+    def help(cls) -> dict[str, str]:
+        """The help text of each field, for command lines and documentation."""
+        return {f.name: f.metadata["help"] for f in fields(cls) if "help" in f.metadata}
+
+    def make_update(self, in_features: int, out_features: int) -> Update:
+        """Build the trainable update for one layer; filled in by `register`."""
+        raise NotImplementedError
+
+
+def _as_set(value: Any) -> Any:
+    return set(value) if isinstance(value, list | tuple) else value
+
+
+def _describe_loading(card: Path, config: AdapterConfig) -> None:
+    """Add the section on loading to a model card, once; PEFT alone cannot know that the import is needed."""
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    if CARD_HEADING in text:
+        return
+    title = config.method.upper()
+    section = (
+        f"\n{CARD_HEADING}\n\n"
+        f"This is a {title} adapter made with Ketune. PEFT learns about it on `import ketune`, so keep that line:\n\n"
+        "```python\n"
+        "import ketune  # registers the method with PEFT\n"
+        "from peft import AutoPeftModelForCausalLM\n\n"
+        'model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")\n'
+        "```\n\n"
+        'or, with base model and adapter in one call, `model = ketune.load("path/to/this/folder")`.\n'
+    )
+    staged = card.with_suffix(".md.tmp")
+    staged.write_text(text.rstrip("\n") + "\n" + section if text else section.lstrip("\n"), encoding="utf-8")
+    staged.replace(card)

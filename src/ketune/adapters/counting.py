@@ -1,0 +1,163 @@
+"""Exact parameter counts from a model's config alone, and the sizes that fit a budget."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from ketune.adapters.config import ConfigError
+from ketune.adapters.registry import Method
+from ketune.assets.names import resolve_model
+from ketune.errors import KetuneError
+
+MAX_SIZE = 1 << 20
+
+
+class BudgetTooSmall(KetuneError):
+    """A budget that not even the smallest size of a method fits.
+
+    Attributes:
+        method: name of the method.
+        smallest: trainable parameters of its smallest size.
+    """
+
+    def __init__(self, method: str, budget: int, smallest: int) -> None:
+        super().__init__(
+            f"a budget of {budget:,} trainable parameters is too small for {method}: "
+            f"its smallest size has {smallest:,}; raise --budget to at least {smallest}"
+        )
+        self.method = method
+        self.smallest = smallest
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A method's config at the largest size within a budget, and what it trains.
+
+    Attributes:
+        config: the PEFT config.
+        size: the method's size (rank, prefix length, readouts, ...).
+        count: its trainable parameters on the model in question.
+    """
+
+    config: PeftConfig
+    size: int
+    count: int
+
+
+def meta_model(model: str | Path | PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model's modules without any weights, from a hub id, a folder, a `config.json` or a config object.
+
+    Raises:
+        KetuneError: when there is no config to be read.
+    """
+    config = model if isinstance(model, PretrainedConfig) else _read_config(model, trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def _read_config(model: str | Path, trust_remote_code: bool) -> PretrainedConfig:
+    place = resolve_model(model)
+    try:
+        return AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise KetuneError(
+            f"no model config at {str(model)!r}: pass a hub id, a folder with config.json or such a file ({reason})"
+        ) from error
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """All parameters of a model; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_trainable(model: PreTrainedModel, config: PeftConfig | None) -> int:
+    """The trainable parameters that a PEFT config gives on a model; all of them for None (full fine-tuning).
+
+    The adapter is really injected, without weights, so the count is that of training, whatever the method.
+
+    Args:
+        model: a model from `meta_model`; left as it was.
+        config: any PEFT config.
+
+    Raises:
+        ValueError: from PEFT, when no module matches.
+    """
+    if config is None:
+        return count_parameters(model)
+    trained_before = [parameter.requires_grad for parameter in model.parameters()]
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted: Any = get_peft_model(model, config)
+    count = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    if not config.is_prompt_learning:
+        adapted.unload()
+    for parameter, trained in zip(model.parameters(), trained_before):
+        parameter.requires_grad = trained
+    return count
+
+
+def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
+    """The largest size of a method whose trainable parameters on `model` are at most `budget`.
+
+    Args:
+        method: a method with a size; full fine-tuning has none.
+        model: a model from `meta_model`.
+        budget: number of trainable parameters.
+
+    Raises:
+        BudgetTooSmall: when size 1 does not fit; it names what would.
+        ValueError: for full fine-tuning.
+    """
+    if method.configure is None:
+        raise ValueError(f"fit_budget: {method.name!r} trains all weights and has no size to choose")
+
+    def count(size: int) -> int | None:
+        try:
+            return count_trainable(model, method.config(size))
+        except ConfigError:  # beyond the largest size that the method has on this model
+            return None
+
+    smallest = count_trainable(model, method.config(1))
+    if smallest > budget:
+        raise BudgetTooSmall(method.name, budget, smallest)
+    low, low_count, high = 1, smallest, 2
+    while high < MAX_SIZE and (n := count(high)) is not None and n <= budget:
+        low, low_count, high = high, n, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        n = count(middle)
+        if n is not None and n <= budget:
+            low, low_count = middle, n
+        else:
+            high = middle
+    config = method.config(low)
+    assert config is not None
+    return Sized(config, low, low_count)
+
+
+def parse_budget(text: str | int, base_parameters: int) -> int:
+    """A number of trainable parameters from '0.1%' (of `base_parameters`), '5000', '12k' or '1.5M'.
+
+    Raises:
+        KetuneError: when the text is none of these, or not above zero.
+    """
+    raw = str(text).strip().lower().replace(",", "").replace("_", "")
+    factors = {"%": base_parameters / 100, "k": 1e3, "m": 1e6, "b": 1e9}
+    number, factor = (raw[:-1], factors[raw[-1]]) if raw and raw[-1] in factors else (raw, 1.0)
+    try:
+        value = int(float(number) * factor)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise KetuneError(
+            f"budget {text!r}: give a share such as 0.1% or a count such as 5000, 12k or 1.5M, above zero"
+        )
+    return value

@@ -1,0 +1,78 @@
+"""Loading a saved adapter with its base model in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import AutoPeftModel, PeftConfig, PeftModel
+from peft.auto import (
+    AutoPeftModelForCausalLM,
+    AutoPeftModelForFeatureExtraction,
+    AutoPeftModelForQuestionAnswering,
+    AutoPeftModelForSeq2SeqLM,
+    AutoPeftModelForSequenceClassification,
+    AutoPeftModelForTokenClassification,
+)
+from transformers import PreTrainedModel
+
+from ketune.assets.names import resolve_model
+from ketune.errors import KetuneError
+
+_BY_TASK = {
+    "CAUSAL_LM": AutoPeftModelForCausalLM,
+    "SEQ_2_SEQ_LM": AutoPeftModelForSeq2SeqLM,
+    "SEQ_CLS": AutoPeftModelForSequenceClassification,
+    "TOKEN_CLS": AutoPeftModelForTokenClassification,
+    "QUESTION_ANS": AutoPeftModelForQuestionAnswering,
+    "FEATURE_EXTRACTION": AutoPeftModelForFeatureExtraction,
+}
+
+
+def load(
+    folder: str | Path,
+    model: PreTrainedModel | None = None,
+    *,
+    adapter_name: str = "default",
+    is_trainable: bool = False,
+    **base_kwargs: Any,
+) -> PeftModel:
+    """Load an adapter, Ketune's or PEFT's own, onto its base model.
+
+    Args:
+        folder: what `save_pretrained` wrote (with `adapter_config.json`), or a hub id.
+        model: the base model if it is loaded already; otherwise it is found through the adapter's config.
+        adapter_name: name to give the adapter.
+        is_trainable: whether training will go on; otherwise the adapter is frozen.
+        base_kwargs: passed to the base model's `from_pretrained` (dtype, device_map, revision, ...).
+
+    Returns:
+        The base model with the adapter active, as PEFT's `from_pretrained` gives it.
+
+    Raises:
+        KetuneError: when the folder holds no adapter, or the config does not say which base model it belongs to.
+    """
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, OSError) as error:
+        raise KetuneError(
+            f"no adapter at {str(folder)!r}: pass a folder with adapter_config.json or a hub id; "
+            "a model that was fine-tuned in full is loaded with transformers' AutoModelForCausalLM"
+        ) from error
+    except KeyError as error:
+        raise KetuneError(
+            f"the adapter at {str(folder)!r} is of type {error}, which neither PEFT nor Ketune knows; "
+            "upgrade peft or import the package that defines it first"
+        ) from error
+    options: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
+    if model is not None:
+        return PeftModel.from_pretrained(model, str(folder), config=config, **options)
+    if not config.base_model_name_or_path:
+        raise KetuneError(f"the adapter at {str(folder)!r} does not name its base model; pass load(..., model=...)")
+    config.base_model_name_or_path = resolve_model(config.base_model_name_or_path)
+    auto = _BY_TASK.get(str(getattr(config.task_type, "value", config.task_type)), AutoPeftModel)
+    loader: Any = auto.target_class if auto.target_class is not None else None
+    if loader is None:
+        return auto.from_pretrained(str(folder), config=config, **options, **base_kwargs)
+    base = loader.from_pretrained(config.base_model_name_or_path, **base_kwargs)
+    return PeftModel.from_pretrained(base, str(folder), config=config, **options)

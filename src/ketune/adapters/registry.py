@@ -1,0 +1,163 @@
+"""The methods that a comparison can choose from, ours and PEFT's own, each behind one face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from peft import LoraConfig, PeftConfig, PrefixTuningConfig, TaskType
+
+from ketune.adapters.config import ConfigError
+from ketune.adapters.controls import CONTROLS
+from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.sora import SoraConfig
+
+METHODS: dict[str, Method] = {}
+"""Every method by name, in the order of the comparison's tables."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to adapt a model.
+
+    Attributes:
+        name: short lower-case name, as typed on a command line.
+        title: name in tables.
+        summary: one sentence on what it trains.
+        citation: where it comes from.
+        configure: builds the PEFT config at a size, `size >= 1`; the trainable parameters grow with it. None for full
+            fine-tuning, which has no config and no size.
+        size_name: what the size counts ("rank", "readouts", ...).
+        default_size: the size when neither a size nor a budget is asked for.
+        learning_rate: default for AdamW with a short warm-up.
+        learning_rates: the grid of `--tune-lr`; every method has the same number of values.
+        controls: the values of the config's field `control` that the comparison runs beside the method.
+    """
+
+    name: str
+    title: str
+    summary: str
+    citation: str
+    configure: Callable[[int], PeftConfig] | None
+    size_name: str
+    default_size: int
+    learning_rate: float
+    learning_rates: tuple[float, ...]
+    controls: tuple[str, ...] = ()
+
+    @property
+    def quantum(self) -> bool:
+        """Whether a circuit is part of the method."""
+        return bool(self.controls)
+
+    def config(self, size: int | None = None) -> PeftConfig | None:
+        """The config at a size (the default one for None); None for full fine-tuning."""
+        if self.configure is None:
+            return None
+        return self.configure(self.default_size if size is None else size)
+
+    def with_control(self, config: PeftConfig, control: str) -> PeftConfig:
+        """The same config as a control.
+
+        Raises:
+            ConfigError: when the method has no such control.
+        """
+        if control not in self.controls and control != "trained":
+            known = ", ".join(map(repr, self.controls)) or "none: it has no circuit"
+            raise ConfigError(f"method {self.name!r} has no control {control!r}; controls are {known}")
+        return replace(config, control=control)  # pyright: ignore[reportCallIssue]
+
+
+def add_method(method: Method) -> Method:
+    """Make a method known to the comparison and the command line.
+
+    Raises:
+        ValueError: when the name is taken.
+    """
+    if method.name in METHODS:
+        raise ValueError(f"add_method({method.name!r}): there is already a method of this name")
+    METHODS[method.name] = method
+    return method
+
+
+def get_method(name: str) -> Method:
+    """Look a method up by name.
+
+    Raises:
+        ConfigError: with the known names, and the nearest one, when there is no such method.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    import difflib
+
+    near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"unknown method {name!r}: choose from {', '.join(METHODS)}{hint}")
+
+
+add_method(
+    Method(
+        name="full",
+        title="Full fine-tuning",
+        summary="All weights of the base model train.",
+        citation="transformers",
+        configure=None,
+        size_name="",
+        default_size=0,
+        learning_rate=5e-4,
+        learning_rates=(1e-4, 5e-4, 2e-3),
+    )
+)
+add_method(
+    Method(
+        name="lora",
+        title="LoRA",
+        summary="A product of two thin matrices beside each targeted projection.",
+        citation="Hu et al. 2021, arXiv 2106.09685; peft.LoraConfig",
+        configure=lambda size: LoraConfig(task_type=TaskType.CAUSAL_LM, r=size, lora_alpha=2 * size),
+        size_name="rank",
+        default_size=8,
+        learning_rate=5e-3,
+        learning_rates=(1e-3, 5e-3, 2e-2),
+    )
+)
+add_method(
+    Method(
+        name="prefix",
+        title="Prefix tuning",
+        summary="Trained key and value vectors before the real ones, in every layer.",
+        citation="Li and Liang 2021, arXiv 2101.00190; peft.PrefixTuningConfig",
+        configure=lambda size: PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=size),
+        size_name="prefix length",
+        default_size=20,
+        learning_rate=5e-2,
+        learning_rates=(1e-2, 5e-2, 2e-1),
+    )
+)
+add_method(
+    Method(
+        name="sora",
+        title="SoRA",
+        summary="A low-rank update with a gate that a proximal step makes sparse.",
+        citation="Ding et al. 2023, arXiv 2311.11696",
+        configure=lambda size: SoraConfig(task_type=TaskType.CAUSAL_LM, r=size, alpha=2.0 * size),
+        size_name="largest rank",
+        default_size=8,
+        learning_rate=5e-3,
+        learning_rates=(1e-3, 5e-3, 2e-2),
+    )
+)
+add_method(
+    Method(
+        name="qaa",
+        title="QAA",
+        summary="A circuit on the amplitude-encoded hidden state, read out and mapped back linearly.",
+        citation="Roh et al. 2025, arXiv 2509.16244",
+        configure=lambda size: QAAConfig.preset("recommended", task_type=TaskType.CAUSAL_LM, n_readouts=size),
+        size_name="readouts",
+        default_size=8,
+        learning_rate=5e-3,
+        learning_rates=(1e-3, 5e-3, 2e-2),
+        controls=tuple(control for control in CONTROLS if control != "trained"),
+    )
+)
