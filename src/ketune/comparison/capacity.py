@@ -1,0 +1,182 @@
+"""Representational capacity: how many directions an adapted model uses that its base does not.
+
+Two spectra answer that. `hidden_change` looks at what the model computes: the singular values of the matrix
+(last hidden states adapted - base), one row per token, which every method has. `weight_changes` looks at the weights:
+the singular values of each changed matrix, which only updates that are linear in x, and full fine-tuning, have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+#: Singular values written to a result; the ranks are computed from all of them.
+KEPT_VALUES = 256
+#: Weight matrices looked at, spread evenly over the model's depth; a decomposition of each takes cubic time.
+MAX_MATRICES = 48
+
+
+def effective_rank(singular_values: torch.Tensor) -> float:
+    """exp of the Shannon entropy of the singular values scaled to sum 1: 0 for a zero matrix, n for n equal values.
+
+    Args:
+        singular_values: Non-negative, any order, shape (n,).
+
+    Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
+    """
+    values = singular_values.double()
+    total = values.sum()
+    if not total > 0:
+        return 0.0
+    shares = values[values > 0] / total
+    return math.exp(float(-(shares * shares.log()).sum()))
+
+
+def stable_rank(singular_values: torch.Tensor) -> float:
+    """Squared Frobenius norm over squared spectral norm: 0 for a zero matrix, n for n equal singular values.
+
+    Args:
+        singular_values: Non-negative, any order, shape (n,).
+
+    Source: Rudelson and Vershynin, "Sampling from large matrices", J. ACM 54 (2007).
+    """
+    values = singular_values.double()
+    largest = values.max() if values.numel() else values.sum()
+    return float((values**2).sum() / largest**2) if largest > 0 else 0.0
+
+
+def spectrum(matrix: torch.Tensor) -> dict[str, Any]:
+    """Singular values (the largest `KEPT_VALUES`, falling) and both ranks of a matrix, as a result file holds them.
+
+    Raises:
+        ValueError: The matrix holds a value that is not finite.
+    """
+    matrix = matrix.detach().to("cpu", torch.float32) if matrix.device.type != "cuda" else matrix.detach().float()
+    if not torch.isfinite(matrix).all():
+        raise ValueError("the change holds values that are not finite: the training diverged; lower the learning rate")
+    values = torch.linalg.svdvals(matrix).cpu()
+    return {
+        "singular_values": [float(f"{value:.6g}") for value in values[:KEPT_VALUES].tolist()],
+        "effective_rank": effective_rank(values),
+        "stable_rank": stable_rank(values),
+        "shape": list(matrix.shape),
+    }
+
+
+def hidden_states(model: nn.Module, tokenizer: Any, texts: Sequence[str], max_length: int = 128) -> torch.Tensor:
+    """The last hidden states of a causal language model for every token of some texts, one text at a time.
+
+    Args:
+        model: A transformers model or a PeftModel around one, in any mode; its mode is restored.
+        tokenizer: Its tokenizer.
+        texts: At least one text.
+        max_length: Tokens of each text that are looked at.
+
+    Returns:
+        Shape (tokens of all texts, hidden size), float32 on the CPU. Rows of virtual tokens (prompt tuning) are left
+        out, so that the rows of an adapted model and of its base belong to the same tokens.
+    """
+    from ketune.finetuning.metrics import evaluating
+
+    rows = []
+    with evaluating(model):
+        device = next(model.parameters()).device
+        for text in texts:
+            ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_length)["input_ids"].to(device)
+            output = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+            rows.append(output.hidden_states[-1][0, -ids.shape[1] :].float().cpu())
+        return torch.cat(rows)
+
+
+def hidden_change(adapted: torch.Tensor, base: torch.Tensor) -> dict[str, Any]:
+    """The spectrum of the change of the hidden states, both (tokens, hidden size), and its size beside the base's.
+
+    `relative_norm` is the Frobenius norm of the change over that of the base's states.
+    """
+    change = adapted - base
+    found = spectrum(change)
+    found["relative_norm"] = float(change.norm() / base.norm().clamp_min(1e-30))
+    return found
+
+
+def weight_changes(model: nn.Module, base: nn.Module | None = None) -> dict[str, dict[str, Any]] | None:
+    """The spectrum of each changed weight matrix by module name, or None where the change is no matrix.
+
+    Args:
+        model: A PeftModel, or a fully fine-tuned model.
+        base: For full fine-tuning the untouched model; the modules that LoRA would target by default are compared.
+
+    Returns:
+        None for updates that are not linear in their input (QAA with Pauli readouts, prefix tuning).
+    """
+    matrices = _full_changes(model, base) if base is not None else _update_matrices(model)
+    if not matrices:
+        return None
+    return {name: spectrum(matrices[name]) for name in _spread(list(matrices), MAX_MATRICES)}
+
+
+def _update_matrices(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    from ketune.adapters import update_matrices
+
+    return update_matrices(model)
+
+
+def _full_changes(model: nn.Module, base: nn.Module) -> dict[str, torch.Tensor]:
+    names = default_targets(base)
+    before = {name: module for name, module in base.named_modules() if name.rsplit(".", 1)[-1] in names}
+    changes = {}
+    for name, module in model.named_modules():
+        if name in before and getattr(module, "weight", None) is not None and module.weight.ndim == 2:
+            old = before[name].weight.detach()
+            changes[name] = module.weight.detach().float() - old.to(module.weight.device).float()
+    return changes
+
+
+def default_targets(model: nn.Module) -> set[str]:
+    """The module names that PEFT's LoRA adapts in this type of model when none are given; empty if it knows none."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
+
+    config: Any = getattr(model, "config", None)
+    return set(known.get(getattr(config, "model_type", ""), ()))
+
+
+def circuit_metrics(model: nn.Module, peft_config: Any) -> dict[str, Any] | None:
+    """Size, expressibility and entangling capability of an adapter's circuit; None if it has none.
+
+    With layers of several widths it is the circuit of the first adapted layer.
+
+    Both capabilities depend on the circuit alone, not on its trained angles: they are averages over random angles.
+
+    Source: Sim, Johnson and Aspuru-Guzik, "Expressibility and entangling capability of parameterized quantum circuits
+    for hybrid quantum-classical algorithms", Adv. Quantum Technol. 2 (2019).
+    """
+    if not hasattr(peft_config, "circuit") or getattr(peft_config, "control", "trained") in ("classical", "none"):
+        return None
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    width = next((module.in_features for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    if width is None:
+        return None
+    circuit = peft_config.circuit(width)
+    from ketune.circuits import entangling_capability, expressibility
+
+    return {
+        "n_wires": circuit.n_wires,
+        "n_gates": len(circuit.gates),
+        "n_angles": circuit.n_angles,
+        "depth": circuit.depth(),
+        "n_two_qubit": sum(len(gate.wires) == 2 for gate in circuit.gates),
+        "expressibility": float(expressibility(circuit)),
+        "entangling_capability": float(entangling_capability(circuit)),
+    }
+
+
+def _spread(names: Sequence[str], most: int) -> Iterable[str]:
+    if len(names) <= most:
+        return names
+    step = (len(names) - 1) / (most - 1)
+    return [names[round(i * step)] for i in range(most)]
