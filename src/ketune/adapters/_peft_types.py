@@ -7,7 +7,7 @@ internals; `tests/adapters/test_peft_types.py` checks lookup, iteration, copying
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -23,7 +23,7 @@ def ensure_peft_type(name: str) -> PeftType:
     existing = PeftType.__members__.get(name)
     if existing is not None:
         return existing
-    member = str.__new__(PeftType, name)
+    member: Any = str.__new__(PeftType, name)
     member._name_ = name
     member._value_ = name
     member.__objclass__ = PeftType

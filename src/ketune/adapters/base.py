@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from peft.tuners.tuners_utils import (
@@ -92,7 +92,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
         self._weight_before_merge: Any = None
-        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        in_features, out_features = _get_in_out_features(self.get_base_layer())
+        if in_features is None or out_features is None:
+            raise TypeError(f"a {type(self.get_base_layer()).__name__} has no input and output width to adapt")
+        self.in_features, self.out_features = in_features, out_features
         self._active_adapter = [adapter_name]
         self.update_layer(adapter_name, config)
 
@@ -129,8 +132,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 result = result + self._delta(name, x)
         return result.to(dtype)
 
+    def update_of(self, name: str) -> Update:
+        """The update of the adapter called `name`."""
+        return cast(Update, self.updates[name])
+
     def _delta(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        update = self.updates[name]
+        update = self.update_of(name)
         return update(update.dropout(self._cast_input_dtype(x, update.dtype)))
 
     def _mixed_batch_forward(
@@ -203,7 +210,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.set_base_weight(self._weight_before_merge.to(device))
 
     def _check_mergeable(self, adapter_name: str) -> None:
-        reason = self.updates[adapter_name].why_not_mergeable
+        reason = self.update_of(adapter_name).why_not_mergeable
         if reason:
             raise ValueError(f"adapter {adapter_name!r} cannot be merged: {reason}")
 
@@ -214,11 +221,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """
         self._check_mergeable(adapter_name)
         with torch.no_grad():
-            delta = self.updates[adapter_name].delta_weight()
+            delta = self.update_of(adapter_name).delta_weight()
         return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        return adapter_name in self.updates and self.updates[adapter_name].why_not_mergeable is None
+        return adapter_name in self.updates and self.update_of(adapter_name).why_not_mergeable is None
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)
@@ -242,6 +249,7 @@ class AdapterTuner(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         kwargs = get_quantization_kwargs(self)
+        config = config.for_module(current_key)
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, config)
             return

@@ -35,13 +35,12 @@ def spread_readouts(
     Raises:
         ValueError: when the model has no QAA circuit under that name, or `batches` is empty.
     """
-    circuits = {
-        name: layer.updates[adapter_name].features
-        for name, layer in model.named_modules()
-        if isinstance(layer, AdapterLayer)
-        and adapter_name in layer.updates
-        and isinstance(getattr(layer.updates[adapter_name], "features", None), CircuitFeatures)
-    }
+    circuits: dict[str, CircuitFeatures] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, AdapterLayer) and adapter_name in layer.updates:
+            features = getattr(layer.update_of(adapter_name), "features", None)
+            if isinstance(features, CircuitFeatures):
+                circuits[name] = features
     if not circuits:
         raise ValueError(f"spread_readouts(adapter_name={adapter_name!r}): the model has no QAA circuit of that name")
     inputs = _collect_inputs(model, {name: model.get_submodule(name) for name in circuits}, batches)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from peft import PeftConfig
+from peft.utils.other import get_pattern_key
 from torch import nn
 
 from ketune.errors import KetuneError
@@ -35,6 +36,9 @@ class AdapterConfig(PeftConfig):
     method: ClassVar[str] = ""
     """Lower-case name of the method; set by `ketune.adapters.base.register`."""
 
+    size_field: ClassVar[str] = ""
+    """The field that `size_pattern` overrides; the method's size."""
+
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={
@@ -59,6 +63,13 @@ class AdapterConfig(PeftConfig):
     layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "Name of the list of layers in the model, if it is not a common one."}
     )
+    size_pattern: dict[str, int] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Another size (rank, number of readouts, ...) for some layers, by name or regular expression, "
+            "as in LoRA's rank_pattern."
+        },
+    )
     init_weights: bool = field(
         default=True,
         metadata={"help": "True: the adapted model starts exactly as the base model. False: random (for tests)."},
@@ -80,6 +91,13 @@ class AdapterConfig(PeftConfig):
             self._refuse("layers_pattern", self.layers_pattern, "pass layers_to_transform as well")
         self._require("dropout", 0.0 <= self.dropout < 1.0, "must be in [0, 1)")
         self._choose("bias", ("none", "all", f"{self.method}_only"))
+
+    def for_module(self, name: str) -> Self:
+        """The config for the module of this name: itself, or with the size that `size_pattern` gives it."""
+        key = get_pattern_key(list(self.size_pattern), name)
+        if key not in self.size_pattern:
+            return self
+        return replace(self, **{self.size_field: self.size_pattern[key], "size_pattern": {}})
 
     def parameter_count(self, in_features: int, out_features: int) -> int:
         """Number of trainable parameters that this method adds to one linear layer of the given shape, exactly."""

@@ -48,9 +48,9 @@ def walsh_rows(count: int, width: int) -> torch.Tensor:
 class GivensFeatures(nn.Module):
     """The classical stand-in for an amplitude-encoded circuit with `n_readouts` values.
 
-    The input's direction is projected on fixed Walsh functions, turned by plane rotations with trainable angles (as many
-    as the circuit has) and, unless `linear`, bounded by tanh. Like the circuit it sees the direction only, gives bounded
-    values and costs the same number of parameters; unlike it there is no state, no entangler and no squared readout.
+    The input's direction is projected on fixed Walsh functions, turned by plane rotations with trainable angles (as
+    many as the circuit has) and, unless `linear`, bounded by tanh. Like the circuit it sees the direction only, gives
+    bounded values and costs the same number of parameters; unlike it there is no state, no entangler and no squared readout.
 
     Args:
         in_features: width of the input.

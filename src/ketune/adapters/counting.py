@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ketune.adapters.config import ConfigError
@@ -95,7 +97,7 @@ def count_trainable(model: PreTrainedModel, config: PeftConfig | None) -> int:
     trained_before = [parameter.requires_grad for parameter in model.parameters()]
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted: Any = get_peft_model(model, config)
+        adapted: Any = get_peft_model(model, replace(config))  # PEFT fills in fields of the config it is given
     count = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     if not config.is_prompt_learning:
         adapted.unload()
@@ -106,6 +108,8 @@ def count_trainable(model: PreTrainedModel, config: PeftConfig | None) -> int:
 
 def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
     """The largest size of a method whose trainable parameters on `model` are at most `budget`.
+
+    What one size for all layers leaves unused goes to some layers as one size more, where the method allows it.
 
     Args:
         method: a method with a size; full fine-tuning has none.
@@ -140,7 +144,49 @@ def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
             high = middle
     config = method.config(low)
     assert config is not None
+    if method.enlarge is not None and count(low + 1) is not None:
+        config, low_count = _fill(method.enlarge, model, config, low, low_count, budget)
     return Sized(config, low, low_count)
+
+
+def _fill(
+    enlarge: Callable[[PeftConfig, list[str], int], PeftConfig],
+    model: PreTrainedModel,
+    config: PeftConfig,
+    size: int,
+    count: int,
+    budget: int,
+) -> tuple[PeftConfig, int]:
+    """Give as many layers as fit one size more, spread evenly over the depth of the model."""
+    modules = adapted_modules(model, config)
+    order = [modules[i] for i in _evenly(len(modules))]
+    best, best_count, low, high = config, count, 0, len(order)
+    while high - low > 1:
+        middle = (low + high) // 2
+        candidate = enlarge(config, sorted(order[:middle]), size + 1)
+        n = count_trainable(model, candidate)
+        if n <= budget:
+            best, best_count, low = candidate, n, middle
+        else:
+            high = middle
+    return best, best_count
+
+
+def _evenly(n: int) -> list[int]:
+    """0..n-1 in an order whose every beginning is spread over the whole range (bit-reversed counting)."""
+    bits = max(1, (n - 1).bit_length())
+    mirrored = (int(format(i, f"0{bits}b")[::-1], 2) for i in range(2**bits))
+    return [i for i in mirrored if i < n]
+
+
+def adapted_modules(model: PreTrainedModel, config: PeftConfig) -> list[str]:
+    """The names of the modules of a `meta_model` that a config puts an adapter on, in the model's order."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted: Any = get_peft_model(model, replace(config))
+    names = [name for name, m in adapted.base_model.model.named_modules() if isinstance(m, BaseTunerLayer)]
+    adapted.unload()
+    return names
 
 
 def parse_budget(text: str | int, base_parameters: int) -> int:

@@ -16,8 +16,8 @@ from ketune.adapters.config import ConfigError
 def update_matrices(model: nn.Module, adapter_name: str = "default") -> dict[str, torch.Tensor]:
     """The change of weight (out_features, in_features) of each adapted layer, float32 on the CPU, by module name.
 
-    Layers whose update is not linear in x (QAA without the amplitude readout, say) have no such matrix and are left out,
-    so the result of a wholly non-linear adapter is empty. Works for Ketune's methods and for PEFT's that offer
+    Layers whose update is not linear in x (QAA without the amplitude readout, say) have no such matrix and are left
+    out, so the result of a wholly non-linear adapter is empty. Works for Ketune's methods and for PEFT's that offer
     `get_delta_weight` on a plain layer, LoRA among them.
     """
     found: dict[str, torch.Tensor] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -35,12 +35,14 @@ class QAAConfig(AdapterConfig):
     with one exception of ours: `readout="amplitudes"` takes the first k (real parts of) amplitudes of U x without
     normalising, which is linear, keeps sign and length, and merges.
 
-    The paper's equations could not be read by us; this is an implementation of the published description. What it leaves
-    open is a field here. `preset("published")` is the circuit that the authors later used for QAA as a baseline
+    The paper's equations could not be read by us; this is an implementation of the published description. What it
+    leaves open is a field here. `preset("published")` is the circuit that the authors later used for QAA as a baseline
     (arXiv 2609.37134, table 28: RY on each qubit, then a ring of CNOTs), `preset("recommended")` (also the default) is
     the circuit that their ablation favours, with the readout brought to unit scale: for a random direction a Pauli-Z
     value has standard deviation sqrt(2 / (N + 2)), 0.044 at N = 1024.
     """
+
+    size_field: ClassVar[str] = "n_readouts"
 
     ansatz: str = field(default="ryrz_ring_ry", metadata={"help": f"Circuit family: {', '.join(ANSATZE)}."})
     n_layers: int = field(default=1, metadata={"help": "Number of layers of the circuit."})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,8 @@ class Method:
         citation: where it comes from.
         configure: builds the PEFT config at a size, `size >= 1`; the trainable parameters grow with it. None for full
             fine-tuning, which has no config and no size.
+        enlarge: gives the named modules of a config another size, so that a budget is met more closely than by one size
+            for all; None where a method has no such choice.
         size_name: what the size counts ("rank", "readouts", ...).
         default_size: the size when neither a size nor a budget is asked for.
         learning_rate: default for AdamW with a short warm-up.
@@ -44,6 +47,7 @@ class Method:
     learning_rate: float
     learning_rates: tuple[float, ...]
     controls: tuple[str, ...] = ()
+    enlarge: Callable[[PeftConfig, list[str], int], PeftConfig] | None = None
 
     @property
     def quantum(self) -> bool:
@@ -88,11 +92,18 @@ def get_method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    import difflib
-
     near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"unknown method {name!r}: choose from {', '.join(METHODS)}{hint}")
+
+
+def _enlarge_lora(config: PeftConfig, modules: list[str], size: int) -> PeftConfig:
+    ranks, alphas = dict.fromkeys(modules, size), dict.fromkeys(modules, 2 * size)
+    return replace(config, rank_pattern=ranks, alpha_pattern=alphas)  # pyright: ignore[reportCallIssue]
+
+
+def _enlarge_ours(config: PeftConfig, modules: list[str], size: int) -> PeftConfig:
+    return replace(config, size_pattern=dict.fromkeys(modules, size))  # pyright: ignore[reportCallIssue]
 
 
 add_method(
@@ -119,6 +130,7 @@ add_method(
         default_size=8,
         learning_rate=5e-3,
         learning_rates=(1e-3, 5e-3, 2e-2),
+        enlarge=_enlarge_lora,
     )
 )
 add_method(
@@ -145,6 +157,7 @@ add_method(
         default_size=8,
         learning_rate=5e-3,
         learning_rates=(1e-3, 5e-3, 2e-2),
+        enlarge=_enlarge_ours,
     )
 )
 add_method(
@@ -158,6 +171,7 @@ add_method(
         default_size=8,
         learning_rate=5e-3,
         learning_rates=(1e-3, 5e-3, 2e-2),
+        enlarge=_enlarge_ours,
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )
 )

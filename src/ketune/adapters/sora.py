@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -29,6 +31,8 @@ class SoraConfig(AdapterConfig):
     (their constant xi with a dead zone of 2 xi is `threshold="released"`), and no L1 term in the loss beside it
     (theirs is `l1_coefficient`).
     """
+
+    size_field: ClassVar[str] = "r"
 
     r: int = field(default=8, metadata={"help": "Largest rank; the gate has as many entries."})
     alpha: float = field(default=16.0, metadata={"help": "The update is scaled by alpha / r, also after pruning."})
@@ -76,14 +80,12 @@ class SoraConfig(AdapterConfig):
         self, optimizer: torch.optim.Optimizer, model: nn.Module, adapter_name: str, total_steps: int
     ) -> torch.optim.Optimizer:
         """Put the proximal step on this adapter's gates around `optimizer`, which must hold them already."""
-        for group in optimizer.param_groups:
-            if group.get("weight_decay"):
-                _exempt_from_decay(optimizer, gates(model, adapter_name).values())
-                break
+        penalised = list(gates(model, adapter_name).values())
+        _exempt_from_decay(optimizer, penalised)
         penalty = sparsity_phases(self.lambda_schedule, self.sparse_lambda, self.max_lambda, self.lambda_num)
         return Proximal(
             optimizer,
-            gates(model, adapter_name).values(),
+            penalised,
             penalty if self.lambda_schedule != "constant" else self.sparse_lambda,
             total_steps=max(1, total_steps),
             threshold=self.threshold,  # pyright: ignore[reportArgumentType]
@@ -131,9 +133,9 @@ def effective_ranks(model: nn.Module, adapter_name: str = "default") -> dict[str
     return {name: int(torch.count_nonzero(gate)) for name, gate in gates(model, adapter_name).items()}
 
 
-def _exempt_from_decay(optimizer: torch.optim.Optimizer, parameters: object) -> None:
+def _exempt_from_decay(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
     """Move the gates to a group without weight decay, as the released code trains them."""
-    chosen = {id(p): p for p in parameters}  # pyright: ignore[reportGeneralTypeIssues]
+    chosen = {id(p) for p in parameters}
     for group in list(optimizer.param_groups):
         moved = [p for p in group["params"] if id(p) in chosen]
         if not moved or not group.get("weight_decay"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, overload
 
@@ -22,8 +23,8 @@ def soft_threshold(value: torch.Tensor, xi: float) -> torch.Tensor:
 def released_threshold(value: torch.Tensor, xi: float) -> torch.Tensor:
     """The threshold of SoRA's released code, whose in-place steps run one after the other.
 
-    A value in (xi, 2 xi) is reduced and then falls under the next test, so the dead zone is 2 xi and the map jumps there
-    from 0 to xi; a value equal to xi stays. Kept for replication; `soft_threshold` is the proximal map.
+    A value in (xi, 2 xi) is reduced and then falls under the next test, so the dead zone is 2 xi and the map jumps
+    there from 0 to xi; a value equal to xi stays. Kept for replication; `soft_threshold` is the proximal map.
     """
     reduced = torch.where(value > xi, value - xi, value)
     reduced = torch.where(reduced < -xi, reduced + xi, reduced)
@@ -112,12 +113,9 @@ class Proximal(Optimizer):
             raise ValueError("Proximal(parameters=...): each parameter must be in a group of the wrapped optimiser")
         # Optimizer.__init__ would make groups of its own; the point is to share the wrapped optimiser's.
         self.defaults = inner.defaults
-        self._optimizer_step_pre_hooks = {}
-        self._optimizer_step_post_hooks = {}
-        self._optimizer_state_dict_pre_hooks = {}
-        self._optimizer_state_dict_post_hooks = {}
-        self._optimizer_load_state_dict_pre_hooks = {}
-        self._optimizer_load_state_dict_post_hooks = {}
+        for hooks in ("step_pre", "step_post", "state_dict_pre", "state_dict_post", "load_state_dict_pre"):
+            setattr(self, f"_optimizer_{hooks}_hooks", OrderedDict())
+        self._optimizer_load_state_dict_post_hooks = OrderedDict()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # pyright: ignore[reportIncompatibleVariableOverride]
