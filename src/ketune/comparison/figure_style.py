@@ -129,6 +129,8 @@ def to_svg(figure: Figure) -> str:
         svg = svg[:start] + svg[svg.index("</metadata>") + len("</metadata>") :]
     for hex_colour, variable in ((INK, "currentColor"), (GRID, "var(--grid)"), ("#ffffff", "var(--halo)")):
         svg = svg.replace(hex_colour, variable)
+    for i, tint in enumerate(_COLOURS):
+        svg = svg.replace(tint, f"var(--method-{i}, {tint})")
     return svg.replace("'DejaVu Sans'", "inherit").replace("font: 10px inherit", "font: 10px system-ui, sans-serif")
 
 

@@ -7,6 +7,13 @@ from ketune.comparison.report_text import count, evidence, seeds, verdict
 from ketune.comparison.statistics import PairedTest, pareto_front
 
 
+_SELF = {
+    "frozen": "itself with a frozen circuit",
+    "classical": "itself with a classical stand-in",
+    "none": "itself without the circuit",
+}
+
+
 def findings(comparison: Comparison) -> list[str]:
     """The findings in order of weight; empty when no cell has a test loss. Lower test loss is better throughout."""
     arms = [arm for arm in comparison.finished if arm.mean("loss") is not None]
@@ -19,10 +26,13 @@ def findings(comparison: Comparison) -> list[str]:
             lines += _against_reference(comparison, arm, tests)
             lines += _against_controls(comparison, arm)
             lines += _cost(comparison, arm)
-    for arm in arms:
-        if arm.control is None:
-            lines += _against_reference(comparison, arm, tests)
-    return lines + _front(arms) + _worse_than_base(comparison, arms) + _limits(comparison, arms)
+    return (
+        lines
+        + _others_against_reference(comparison, arms, tests)
+        + _front(arms)
+        + _worse_than_base(comparison, arms)
+        + _limits(comparison, arms)
+    )
 
 
 def control_tests(comparison: Comparison, arm: Arm) -> dict[str, PairedTest]:
@@ -62,6 +72,18 @@ def _against_reference(comparison: Comparison, arm: Arm, tests: dict[str, Paired
     return [f"{_compared(arm.label, reference.label, test)} {where}{_tail(test)}"]
 
 
+def _others_against_reference(comparison: Comparison, arms: list[Arm], tests: dict[str, PairedTest]) -> list[str]:
+    """One sentence on the methods that have no controls; the table holds their numbers."""
+    phrases, name = [], ""
+    for arm in arms:
+        reference = comparison.reference_for(arm)
+        if arm.control is None and reference is not None and arm.label in tests:
+            name = reference.label
+            size = "" if same_budget(arm, reference) else f", with {count(arm.n_trainable)} parameters"
+            phrases.append(f"{arm.label} {verdict(tests[arm.label])}{size}")
+    return [f"The other methods beside {name}: {'; '.join(phrases)}."] if phrases else []
+
+
 def _compared(ours: str, theirs: str, test: PairedTest) -> str:
     return {
         "better": f"{ours} beats {theirs}",
@@ -84,10 +106,11 @@ def _against_controls(comparison: Comparison, arm: Arm) -> list[str]:
     tests = control_tests(comparison, arm)
     if not tests:
         return [f"No control of {arm.label} was run, so nothing can be said about what its circuit adds."]
-    lines = [_compared(arm.label, label, test) + _tail(test) for label, test in tests.items()]
+    names = {control.label: _SELF[control.control] for control in comparison.controls_of(arm)}
+    lines = [_compared(arm.label, names[label], test) + _tail(test) for label, test in tests.items()]
     verdicts = [verdict(test) for test in tests.values()]
     if "worse" in verdicts:
-        lines.append(f"The trained circuit of {arm.label} does worse than something simpler in its place.")
+        lines.append(f"Something simpler in the place of the trained circuit of {arm.label} does better.")
     elif all(v == "better" for v in verdicts):
         lines.append(f"{arm.label} beats every control that was run, on this model and data.")
     else:
@@ -125,15 +148,15 @@ def _worse_than_base(comparison: Comparison, arms: list[Arm]) -> list[str]:
 
 def _limits(comparison: Comparison, arms: list[Arm]) -> list[str]:
     lines = []
-    fewest = min(len(arm.seeds) for arm in arms)
+    fewest, most = (pick(len(arm.seeds) for arm in arms) for pick in (min, max))
     if fewest < 2:
         lines.append("With one seed, a difference cannot be told from chance; run more, e.g. `--seeds 0,1,2`.")
     elif fewest < 5:
         lines.append(
-            f"With {seeds(fewest)}, only differences that are large beside their spread can be told from chance: "
+            f"With {'as few as ' if fewest < most else ''}{seeds(fewest)}, only differences that are large beside their spread can be told from chance: "
             '"undecided" does not mean "equal".'
         )
     failed = sum(len(arm.failed) for arm in comparison.arms)
     if failed:
-        lines.append(f"{failed} cell{'s' if failed > 1 else ''} failed and count nowhere above; see below.")
+        lines.append(f"{failed} cell{'s' if failed > 1 else ''} failed, and no number above includes them; see below.")
     return lines

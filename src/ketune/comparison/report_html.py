@@ -76,7 +76,7 @@ def _table(table: Table) -> str:
     def cells(row: Sequence[str], tag: str) -> str:
         tags = ["th", *[tag] * (len(row) - 1)]
         kinds = [" class=text" if i < table.n_text else "" for i in range(len(row))]
-        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for tag, kind, cell in zip(tags, kinds, row))
+        return "".join(f"<{tag}{kind}>{_cell(cell)}</{tag}>" for tag, kind, cell in zip(tags, kinds, row))
 
     body = "\n".join(
         f"<tr{f' class={mark}' if (mark := table.marks.get(i)) else ''}>{cells(list(row), 'td')}</tr>"
@@ -85,6 +85,14 @@ def _table(table: Table) -> str:
     caption = f'<p class="caption">{_inline(table.caption)}</p>' if table.caption else ""
     head = f"<thead><tr>{cells(table.header, 'th')}</tr></thead>"
     return f'<div class="table" tabindex="0"><table>{head}\n<tbody>\n{body}\n</tbody></table></div>{caption}'
+
+
+def _cell(text: str) -> str:
+    """A cell's text, with what follows a ± or stands in brackets small on a line of its own: columns stay narrow."""
+    first, space, rest = text.partition(" ")
+    if space and first[-1:].isdigit() and rest.startswith(("± ", "(")):
+        return f"{escape(first)}<small>{escape(rest)}</small>"
+    return escape(text)
 
 
 def _figure(name: str, caption: str, svg: str) -> str:

@@ -59,7 +59,7 @@ def _results(comparison: Comparison, figures: Collection[str]) -> Section:
         ),
         (
             "quality_vs_parameters",
-            "Test loss against trainable parameters. The dashed line is the Pareto front: nothing lies below and left of it. "
+            "Test loss against trainable parameters. Dashed: the Pareto front, with nothing below and left of it. "
             "Hollow: controls. Bars: 95 % intervals over seeds.",
         ),
     ]

@@ -7,12 +7,15 @@ CSS = """
   --accent: #b34700; --halo: #ffffff; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e8eb; --soft: #a2abb5; --page: #15181c; --panel: #1e2227; --rule: #333a42; --grid: #2d333a;
-    --accent: #ff9a52; --halo: #15181c; }
+    --accent: #ff9a52; --halo: #15181c;
+    --method-0: #9aa3ad; --method-1: #4a9fe0; --method-2: #22bf92; --method-3: #e59ac4; --method-4: #ff8a3d;
+    --method-5: #8ad0ff; --method-6: #ffb52e; --method-7: #d0668f; --method-8: #c0c04a; --method-9: #5fd0bd;
+    --method-10: #d06ad0; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-header, main { max-width: 78rem; margin: 0 auto; padding: 0 clamp(1rem, 4vw, 2.5rem); }
+header, main { max-width: 82rem; margin: 0 auto; padding: 0 clamp(1rem, 4vw, 2.5rem); }
 header { padding-top: 2.2rem; }
 h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
 h2 { font-size: 1.25rem; margin: 0 0 .8rem; padding-top: 1.4rem; border-top: 1px solid var(--rule); }
@@ -29,12 +32,15 @@ code { background: var(--panel); padding: .1em .3em; border-radius: .25em; overf
 pre { background: var(--panel); padding: .8rem 1rem; border-radius: .5rem; white-space: pre-wrap;
   overflow-wrap: anywhere; margin: 0 0 .8rem; }
 .table { overflow-x: auto; border: 1px solid var(--rule); border-radius: .5rem; }
-table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: .85rem;
+table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: .82rem;
   font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }
+th, td { padding: .4rem .5rem; vertical-align: top; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--rule); }
 th.text, td.text { text-align: left; }
-td.text { white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
+td small { display: block; color: var(--soft); font-size: .82em; line-height: 1.25; }
+td.text { white-space: normal; overflow-wrap: break-word; }
 tr > :first-child { position: sticky; left: 0; background: var(--page); font-weight: 600; }
+thead th { white-space: normal; vertical-align: bottom; }
 thead th, thead tr > :first-child { background: var(--panel); color: var(--soft); font-weight: 600; }
 tbody tr:last-child > * { border-bottom: 0; }
 tr.base > *, tr.control > * { color: var(--soft); }
@@ -43,7 +49,7 @@ tr.control > :first-child { padding-left: 1.5rem; font-weight: 400; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); gap: 1.2rem;
   margin: 1rem 0; }
 figure { margin: 0; padding: .8rem; border: 1px solid var(--rule); border-radius: .5rem; min-width: 0; }
-figure svg { display: block; width: 100%; height: auto; max-width: 44rem; margin: 0 auto; }
+figure svg { display: block; width: 100%; height: auto; max-width: 36rem; margin: 0 auto; }
 figcaption { margin: .4rem 0 0; }
 .sample { border: 1px solid var(--rule); border-radius: .5rem; padding: .9rem; margin: 0 0 1rem; }
 .sample dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .35rem 1rem; margin: 0; }

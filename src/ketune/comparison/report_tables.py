@@ -30,12 +30,12 @@ def headline_table(comparison: Comparison) -> Table:
     base, tests = comparison.base_scores, comparison.tests_against_reference()
     scores = [s for s in _SCORES if s[0] in _ALWAYS or any(any(arm.values(s[0]).values()) for arm in arms)]
     n_base = next((n for arm in arms if (n := arm.n_base)), None)
-    header = ["Method", "Control", "Trainable", "% of base", "Seeds", *(title for _, title, _ in scores)]
+    header = ["Method", "Control", "Trainable (of base)", "Seeds", *(title for _, title, _ in scores)]
     header += ["Δ loss vs LoRA", "p (Holm)", "Peak memory", "Step (ms)", "Adapter file"]
     rows, marks = [], {}
     if base:
         cells = [text.number(base.get(metric), digits) for metric, _, digits in scores]
-        rows.append(["Base model, untouched", text.NOTHING, "0", "0 %", text.NOTHING, *cells, *[text.NOTHING] * 5])
+        rows.append(["Base model, untouched", text.NOTHING, "0", text.NOTHING, *cells, *[text.NOTHING] * 5])
         marks[0] = "base"
     unequal = False
     for arm in arms:
@@ -49,8 +49,7 @@ def headline_table(comparison: Comparison) -> Table:
             [
                 arm.label,
                 arm.control or text.NOTHING,
-                text.count(arm.n_trainable),
-                text.share(arm.n_trainable, n_base),
+                f"{text.count(arm.n_trainable)} ({text.share(arm.n_trainable, n_base)})",
                 str(len(arm.seeds)),
                 *(text.with_interval(arm.mean(metric), digits) for metric, _, digits in scores),
                 difference,
@@ -94,7 +93,7 @@ def efficiency_table(arms: Sequence[Arm]) -> Table:
         "Method",
         "Trainable",
         "Peak memory",
-        "Above the loaded model",
+        "Above the model",
         "Step (ms)",
         "Tokens/s",
         "Training (s)",
@@ -148,7 +147,7 @@ def capacity_table(arms: Sequence[Arm]) -> Table | None:
         "Effective rank",
         "Stable rank",
         "Size of the change",
-        "… of weights: eff.",
+        "Weights: effective",
         "stable",
         "matrices",
     ]
@@ -177,7 +176,7 @@ def circuit_table(arms: Sequence[Arm]) -> Table | None:
         "Qubits",
         "Depth",
         "Gates",
-        "Two-qubit gates",
+        "Two-qubit",
         "Angles",
         "Expressibility",
         "Entangling capability",
