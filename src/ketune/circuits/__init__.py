@@ -1,21 +1,34 @@
-"""Quantum circuits: descriptions, ansätze, a batched differentiable simulator, and exports."""
+"""Quantum circuits: descriptions, ansätze, a batched differentiable simulator, measures of expressiveness, exports."""
 
+from ketune.circuits.analysis import entangling_capability, expressibility
 from ketune.circuits.ansatz import ANSATZE, ENTANGLERS, rxryrz_ring, ry_ring, ryrz_ring_ry
 from ketune.circuits.circuit import Circuit, Gate
+from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
 from ketune.circuits.layer import QuantumLayer
-from ketune.circuits.observables import count_readouts
+from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
+from ketune.circuits.simulate import simulate
 from ketune.circuits.statevector import MAX_WIRES, run
 
 __all__ = [
     "ANSATZE",
+    "ENCODINGS",
     "ENTANGLERS",
     "MAX_WIRES",
+    "READOUTS",
     "Circuit",
     "Gate",
     "QuantumLayer",
+    "check_readout",
     "count_readouts",
+    "draw",
+    "entangling_capability",
+    "expressibility",
     "run",
     "rxryrz_ring",
     "ry_ring",
     "ryrz_ring_ry",
+    "simulate",
+    "to_openqasm3",
+    "to_pennylane",
+    "to_qiskit",
 ]

@@ -70,17 +70,12 @@ class _Run:
     def _circuit_matrix(self) -> Tensor:
         """The matrix of the circuit by columns, or its first rows for readout "amplitudes"."""
         plan, tables, matrices = self.plan, self.tables, self.matrices
-        parts = []
         if plan.readout == "amplitudes":
-            assert tables.rows is not None
-            for rows in tables.rows.split(self.step, 1):
-                part = run_layers_back(plan, tables, matrices, rows.contiguous(), None, None, True)
-                assert part is not None
-                parts.append(part)
-            return torch.cat(parts)
-        for unit in torch.eye(plan.n_amplitudes, dtype=self.dtype, device=self.x.device).split(self.step):
-            parts.append(run_layers(plan, tables, matrices, unit))
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+            picked = tables.rows.split(self.step, 1)  # type: ignore[union-attr]
+            parts = [run_layers_back(plan, tables, matrices, rows.contiguous(), None, None, True) for rows in picked]
+            return torch.cat(parts)  # type: ignore[arg-type]
+        units = torch.eye(plan.n_amplitudes, dtype=self.dtype, device=self.x.device).split(self.step)
+        return torch.cat([run_layers(plan, tables, matrices, unit) for unit in units], 1)
 
     def circuit_matrix_back(self, cotangent: Tensor, gradients: Gradients) -> None:
         """Adds what the cotangent of the circuit's matrix gives to the gradients of the small matrices."""
@@ -165,11 +160,10 @@ def _run_plan_back(
                 d_states = weights.view(plan.height, 1, plan.width, -1).expand(-1, plan.components, -1, -1)
                 d_states = d_states.reshape(states.shape)
             d_states = d_states.mul_(states)
-        need_amplitudes = need_x
         if run.matrix is None:
-            d_amplitudes = run_layers_back(plan, tables, run.matrices, d_states, tape, gradients, need_amplitudes)
+            d_amplitudes = run_layers_back(plan, tables, run.matrices, d_states, tape, gradients, need_x)
         else:
-            d_amplitudes = d_states.T @ run.matrix if need_amplitudes else None
+            d_amplitudes = d_states.T @ run.matrix if need_x else None
             if d_matrix is not None:
                 d_matrix.addmm_(d_states, amplitudes)
         if d_amplitudes is not None:
@@ -227,5 +221,6 @@ def run_program_back(
             parts = _run_plan_back(plan, cotangent[:, c], x, angles, out[:, c], norms, need_x, need_angles)
             d_x = parts[0] if d_x is None else d_x.add_(parts[0])
             d_angles = parts[1] if d_angles is None else d_angles.add_(parts[1])
-        assert d_x is not None and d_angles is not None
+        assert d_x is not None
+        assert d_angles is not None
         return d_x.to(x.dtype), d_angles.to(angles.dtype)

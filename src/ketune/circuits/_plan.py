@@ -1,12 +1,12 @@
 """From a circuit to a plan: layers of one-wire matrices and signed permutations, with every table precomputed."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
-from ketune.circuits._gates import GATES, Matrix, elementary_steps
+from ketune.circuits._layers import Slot, draft_layers, permutation, slot_terms
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import (
     basis_change,
@@ -16,90 +16,8 @@ from ketune.circuits.observables import (
     word_signs,
 )
 
-MAX_ROTATIONS = 3
-"""Most rotations that share one 2 x 2 matrix; its table holds 2 ** rotations terms."""
-
 CHUNK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Bytes of the states that are worked on at a time: a few such buffers fit the L2 cache (benchmarks/circuits.py)."""
-
-
-@dataclass
-class _Draft:
-    """A layer while it is being filled: on each wire a product of gates, then gates that permute basis states."""
-
-    slots: list[list[tuple[str, int | None, float]]]
-    permutes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
-
-
-def _draft_layers(circuit: Circuit) -> list[_Draft]:
-    """Puts every gate into the first layer that keeps the order of the gates on each wire."""
-    drafts = [_Draft([[] for _ in range(circuit.n_wires)])]
-    last = [0] * circuit.n_wires  # layer of the last gate on each wire
-    growing = [0] * circuit.n_wires  # layer whose one-wire product on this wire may still grow
-
-    def draft(index: int) -> _Draft:
-        while len(drafts) <= index:
-            drafts.append(_Draft([[] for _ in range(circuit.n_wires)]))
-        return drafts[index]
-
-    for gate in circuit.gates:
-        for name, positions, factor in elementary_steps(gate.name):
-            wires = tuple(gate.wires[position] for position in positions)
-            if GATES[name].permute is not None:
-                index = max(last[wire] for wire in wires)
-                draft(index).permutes.append((name, wires))
-                for wire in wires:
-                    last[wire], growing[wire] = index, index + 1
-                continue
-            (wire,) = wires
-            slot = draft(growing[wire]).slots[wire]
-            if factor and sum(angle is not None for _, angle, _ in slot) == MAX_ROTATIONS:
-                growing[wire] += 1
-                slot = draft(growing[wire]).slots[wire]
-            slot.append((name, gate.angle if factor else None, factor))
-            last[wire] = growing[wire]
-    return drafts
-
-
-def _matrix(rows: Matrix) -> torch.Tensor:
-    return torch.tensor(rows, dtype=torch.complex128)
-
-
-def _slot_terms(slot: list[tuple[str, int | None, float]], n_rotations: int) -> torch.Tensor:
-    """A product of one-wire gates as a table of 2 x 2 matrices, (2 ** n_rotations, 2, 2).
-
-    Each rotation is `cos(t/2) C + sin(t/2) S`, so the product is linear in the products of one cosine or sine per
-    rotation; entry `b` belongs to the choice given by the bits of `b`, the first rotation most significant. Rotations
-    that the slot lacks count as angle zero.
-    """
-    terms = torch.eye(2, dtype=torch.complex128)[None]
-    missing = n_rotations
-    for name, angle, _ in slot:
-        spec = GATES[name]
-        if angle is None:
-            assert spec.matrix is not None
-            terms = _matrix(spec.matrix) @ terms
-        else:
-            assert spec.cosine is not None and spec.sine is not None
-            both = torch.stack((_matrix(spec.cosine), _matrix(spec.sine)))
-            terms = (both[None] @ terms[:, None]).flatten(0, 1)
-            missing -= 1
-    padded = terms.new_zeros(len(terms), 2**missing, 2, 2)
-    padded[:, 0] = terms
-    return padded.flatten(0, 1)
-
-
-def _permutation(permutes: list[tuple[str, tuple[int, ...]]], n_wires: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each basis state goes, (2 ** n_wires,) int64, and its sign, float64."""
-    index = torch.arange(2**n_wires)
-    sign = torch.ones(2**n_wires, dtype=torch.float64)
-    for name, wires in permutes:
-        permute = GATES[name].permute
-        assert permute is not None
-        index, factor = permute(index, n_wires - 1 - wires[0], n_wires - 1 - wires[1])
-        if factor is not None:
-            sign = sign * factor
-    return index, sign
 
 
 @dataclass
@@ -107,14 +25,12 @@ class Tables:
     """The constant tensors of a plan on one device, in one floating-point type."""
 
     angle_index: torch.Tensor  # (rotations * slots,) which angle, slots fastest
-    half: (
-        torch.Tensor
-    )  # (rotations, slots) factor on the angle: half the gate's factor, 0 where a slot lacks a rotation
+    half: torch.Tensor  # (rotations, slots) factor on the angle, 0 where a slot lacks a rotation
     terms: torch.Tensor  # (slots, 2 ** rotations, 8 or 4) the 2 x 2 matrices, real and imaginary parts interleaved
     turned: torch.Tensor  # (2 ** rotations, rotations * 2 ** rotations) derivative of the trigonometric products
     pair: torch.Tensor  # (2, 4) the real 2 x 2 block of a complex number
-    gathers: list[tuple[torch.Tensor, torch.Tensor] | None]  # per layer: rows to read, and rows to read on the way back
-    signs: list[tuple[torch.Tensor, torch.Tensor] | None]  # per layer: signs after each of those two reads
+    gathers: list[tuple[torch.Tensor, ...] | None]  # per layer: rows to read, and rows to read on the way back
+    signs: list[tuple[torch.Tensor, ...] | None]  # per layer: signs after each of those two reads
     readout: torch.Tensor | None  # (k + 1, components * 2 ** n_wires) eigenvalues, last row ones; None: no sign matrix
     readout_order: torch.Tensor | None  # (2 ** n_wires,) basis state that ends as each probability
     rows: torch.Tensor | None  # (components * 2 ** n_wires, k) the cotangents that pick amplitudes
@@ -156,9 +72,9 @@ class Plan:
         self.n_amplitudes = n_features if encoding == "amplitude" else self.dim
         self.first_rows = -(-self.n_amplitudes // self.width)
 
-        drafts = _draft_layers(circuit)
+        drafts = draft_layers(circuit)
         self.n_rotations = max(sum(angle is not None for _, angle, _ in slot) for d in drafts for slot in d.slots)
-        terms = [torch.stack([_slot_terms(slot, self.n_rotations) for slot in d.slots]) for d in drafts]
+        terms = [torch.stack([slot_terms(slot, self.n_rotations) for slot in d.slots]) for d in drafts]
         complex_layers = [bool(term.imag.abs().max() > 0) for term in terms]
         self.n_complex = sum(complex_layers)
         self.n_layers = len(drafts)
@@ -174,7 +90,7 @@ class Plan:
         self._angle_index, self._half = self._angle_tables([slot for index in order for slot in drafts[index].slots])
         self._tables: dict[tuple[torch.device, torch.dtype], Tables] = {}
 
-    def _angle_tables(self, slots: list[list[tuple[str, int | None, float]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _angle_tables(self, slots: list[Slot]) -> tuple[torch.Tensor, torch.Tensor]:
         index = torch.zeros(self.n_rotations, len(slots), dtype=torch.int64)
         half = torch.zeros(self.n_rotations, len(slots), dtype=torch.float64)
         for column, slot in enumerate(slots):
@@ -202,35 +118,31 @@ class Plan:
             return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
 
         terms = torch.view_as_real(self._terms.contiguous()) if self.components == 2 else self._terms.real
-        gathers: list[tuple[torch.Tensor, torch.Tensor] | None] = []
-        signs: list[tuple[torch.Tensor, torch.Tensor] | None] = []
-        components = 1
+        gathers: list[tuple[torch.Tensor, ...] | None] = []
+        signs: list[tuple[torch.Tensor, ...] | None] = []
+        components, basis = 1, torch.arange(self.dim)
+        goes_to = basis
         for number, layer in enumerate(self.layers):
             components = 2 if layer.is_complex else components
-            goes_to, sign = _permutation(layer.permutes, self.n_wires)
+            goes_to, sign = permutation(layer.permutes, self.n_wires)
             comes_from = torch.argsort(goes_to)
             # Before a readout of probabilities the last permutation only renames basis states.
-            skipped = not layer.permutes or (number == self.n_layers - 1 and self.readout != "amplitudes")
-            gathers.append(
-                None
-                if skipped
-                else (self._rows(comes_from, components).to(device), self._rows(goes_to, components).to(device))
-            )
+            skipped = number == self.n_layers - 1 and self.readout != "amplitudes"
+            if skipped or torch.equal(goes_to, basis):
+                gathers.append(None)
+            else:
+                gathers.append(tuple(self._rows(source, components).to(device) for source in (comes_from, goes_to)))
             if skipped or bool((sign > 0).all()):
                 signs.append(None)
             else:
-                both = (sign[comes_from], sign)
-                signs.append(tuple(to(self._spread(s, components)[:, None]) for s in both))  # type: ignore[arg-type]
-        goes_to, _ = _permutation(self.layers[-1].permutes, self.n_wires)
+                signs.append(tuple(to(self._spread(s, components)[:, None]) for s in (sign[comes_from], sign)))
         readout = readout_order = rows = None
         if self.readout == "probabilities":
             readout_order = torch.argsort(goes_to).to(device)
         elif self.readout == "amplitudes":
+            wanted = basis[: self.n_outputs]
             rows = torch.zeros(self.dim * components, self.n_outputs)
-            rows[
-                self._rows(torch.arange(self.dim), components, real_only=True)[: self.n_outputs],
-                torch.arange(self.n_outputs),
-            ] = 1
+            rows[self._rows(wanted, components, real_only=True), wanted] = 1
             rows = to(rows)
         else:
             words = pauli_z_words(self.n_wires) if self.readout == "pauli_z" else self.readout
@@ -262,7 +174,7 @@ class Plan:
         return values.view(-1, 1, self.width).expand(-1, components, -1).flatten()
 
     def _turned(self) -> torch.Tensor:
-        """`f @ turned` is, rotation by rotation, the products f with (cos, sin) of that rotation replaced by (-sin, cos)."""
+        """`f @ turned`: for each rotation the products f with that rotation's (cos, sin) replaced by (-sin, cos)."""
         size = 2**self.n_rotations
         turned = torch.zeros(size, self.n_rotations, size, dtype=torch.float64)
         for rotation in range(self.n_rotations):

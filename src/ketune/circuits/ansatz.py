@@ -1,6 +1,6 @@
 """Ansätze: functions that build the circuits of the literature.
 
-The angles of a layered ansatz read as an array of shape `(n_layers, n_wires, angles per wire)`, flattened in that order.
+The angles of a layered ansatz are an array of shape `(n_layers, n_wires, angles per wire)`, flattened in that order.
 """
 
 from collections.abc import Callable

@@ -17,7 +17,8 @@ class QuantumLayer(nn.Module):
         circuit: the circuit, 1 to 14 wires.
         encoding: "amplitude" (features are the state's amplitudes) or "angle" (RY(x_q) on wire q); see `run`.
         readout: "pauli_z", "probabilities", "amplitudes" or Pauli words; see `run`.
-        n_features: length of the feature vector; by default `2 ** n_wires` for amplitude and `n_wires` for angle encoding.
+        n_features: length of the feature vector; by default `2 ** n_wires` for amplitude encoding and `n_wires` for
+            angle encoding.
         n_readouts: for readout "amplitudes", how many amplitudes; all by default.
         generator: draws the initial angles, uniformly from [-pi, pi); torch's default generator when None.
         device: device of the angles.
@@ -52,11 +53,10 @@ class QuantumLayer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if n_features is None:
-            n_features = circuit.n_wires if encoding == "angle" else 2**circuit.n_wires
-        self.readout = check_program(circuit, n_features, encoding, readout, n_readouts)
-        self.circuit, self.encoding = circuit, encoding
-        self.n_features, self.n_readouts = n_features, n_readouts
+        largest = circuit.n_wires if encoding == "angle" else 2**circuit.n_wires
+        self.n_features: int = largest if n_features is None else n_features
+        self.readout = check_program(circuit, self.n_features, encoding, readout, n_readouts)
+        self.circuit, self.encoding, self.n_readouts = circuit, encoding, n_readouts
         self.n_outputs = count_readouts(circuit.n_wires, self.readout, n_readouts)
         self.angles = nn.Parameter(torch.empty(circuit.n_angles, device=device, dtype=dtype))
         self.reset_parameters(generator)

@@ -120,7 +120,7 @@ class _BackwardFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> None:
         raise NotImplementedError(
-            "ketune.circuits.run has no second derivatives; use ketune.circuits.simulate, which is plain torch operations"
+            "ketune.circuits.run has no second derivatives; ketune.circuits.simulate has, from plain torch operations"
         )
 
     @staticmethod
@@ -139,30 +139,30 @@ def run(
 ) -> Tensor:
     """Runs a circuit on a batch of feature vectors.
 
-    Amplitude encoding pads the features with zeros on the right to `2 ** n_wires` and normalises them; a zero vector (one
-    with a squared norm below 1e-30) reads out as zeros, with finite gradients. Angle encoding applies RY(x_q) to |0> on
-    wire q; wires without a feature stay |0>.
+    Amplitude encoding pads the features with zeros on the right to `2 ** n_wires` and normalises them; a zero vector
+    reads out as zeros, with zero gradients (squared norms below 1e-30 count as 1e-30). Angle encoding applies RY(x_q)
+    to |0> on wire q; wires without a feature stay |0>.
 
     Args:
         circuit: the circuit, 1 to 14 wires.
-        x: (..., n_features) features of any floating type; at most `2 ** n_wires` of them for amplitude encoding, at most
-            `n_wires` (in radians) for angle encoding. Any leading dimensions, empty ones too.
+        x: (..., n_features) features of any floating type; at most `2 ** n_wires` of them for amplitude encoding, at
+            most `n_wires` (in radians) for angle encoding. Any leading dimensions, empty ones too.
         angles: (n_angles,) angles of the circuit in radians.
         encoding: "amplitude" or "angle".
         readout: what to compute from the final state psi:
 
             - "pauli_z": the expectation of Z on each wire, (n_wires,), in [-1, 1];
             - "probabilities": |psi_j|^2 of each basis state, (2 ** n_wires,);
-            - Pauli words such as `["ZZI", "XIY"]`: the expectation of each. Words that one basis change measures together
-              cost one run, every further group one more;
+            - Pauli words such as `["ZZI", "XIY"]`: the expectation of each. Words that one basis change measures
+              together cost one run, every further group one more;
             - "amplitudes": the real parts of the first `n_readouts` amplitudes of U x, without normalisation: linear in
               the features and sign-preserving. In a circuit with complex gates the imaginary parts are dropped, so that
               the readout stays real and linear.
         n_readouts: for readout "amplitudes", how many; all by default.
 
     Returns:
-        (..., k) readouts in float32, or in float64 when features or angles are float64. Half precision features are lifted
-        to float32 inside, and autocast does not reach the circuit.
+        (..., k) readouts in float32, or in float64 when features or angles are float64. Features of half precision are
+        lifted to float32 inside, and autocast does not reach the circuit.
 
     Raises:
         ValueError: for an unknown encoding or readout, too many wires or features, or angles of another shape.
@@ -176,6 +176,8 @@ def run(
     checked = check_program(circuit, x.shape[-1] if x.ndim else 0, encoding, readout, n_readouts)
     if angles.shape != (circuit.n_angles,):
         raise ValueError(f"angles have shape {tuple(angles.shape)}; this circuit takes ({circuit.n_angles},)")
+    if angles.device != x.device:
+        raise ValueError(f"angles are on {angles.device}, features on {x.device}; move one of them")
     if not x.is_floating_point() or not angles.is_floating_point():
         raise ValueError(f"features and angles must be floating-point tensors, not {x.dtype} and {angles.dtype}")
     n_outputs = count_readouts(circuit.n_wires, checked, n_readouts)

@@ -1,0 +1,94 @@
+"""From a circuit to layers: a 2 x 2 matrix on every wire, then one signed permutation of the basis states."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ketune.circuits._gates import GATES, Matrix, elementary_steps
+from ketune.circuits.circuit import Circuit
+
+MAX_ROTATIONS = 3
+"""Most rotations that share one 2 x 2 matrix; its table holds 2 ** rotations terms."""
+
+Slot = list[tuple[str, int | None, float]]
+"""The product of gates on one wire: name, index of the angle or None, factor on the angle."""
+
+
+@dataclass
+class Draft:
+    """A layer while it is being filled: on each wire a product of gates, then gates that permute basis states."""
+
+    slots: list[Slot]
+    permutes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+
+
+def draft_layers(circuit: Circuit) -> list[Draft]:
+    """Puts every gate into the first layer that keeps the order of the gates on each wire."""
+    drafts = [Draft([[] for _ in range(circuit.n_wires)])]
+    last = [0] * circuit.n_wires  # layer of the last gate on each wire
+    growing = [0] * circuit.n_wires  # layer whose one-wire product on this wire may still grow
+
+    def draft(index: int) -> Draft:
+        while len(drafts) <= index:
+            drafts.append(Draft([[] for _ in range(circuit.n_wires)]))
+        return drafts[index]
+
+    for gate in circuit.gates:
+        for name, positions, factor in elementary_steps(gate.name):
+            wires = tuple(gate.wires[position] for position in positions)
+            if GATES[name].permute is not None:
+                index = max(last[wire] for wire in wires)
+                draft(index).permutes.append((name, wires))
+                for wire in wires:
+                    last[wire], growing[wire] = index, index + 1
+                continue
+            (wire,) = wires
+            slot = draft(growing[wire]).slots[wire]
+            if factor and sum(angle is not None for _, angle, _ in slot) == MAX_ROTATIONS:
+                growing[wire] += 1
+                slot = draft(growing[wire]).slots[wire]
+            slot.append((name, gate.angle if factor else None, factor))
+            last[wire] = growing[wire]
+    return drafts
+
+
+def _matrix(rows: Matrix) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.complex128)
+
+
+def slot_terms(slot: Slot, n_rotations: int) -> torch.Tensor:
+    """A product of one-wire gates as a table of 2 x 2 matrices, (2 ** n_rotations, 2, 2).
+
+    Each rotation is `cos(t/2) C + sin(t/2) S`, so the product is linear in the products of one cosine or sine per
+    rotation; entry `b` belongs to the choice given by the bits of `b`, the first rotation most significant. Rotations
+    that the slot lacks count as angle zero.
+    """
+    terms = torch.eye(2, dtype=torch.complex128)[None]
+    missing = n_rotations
+    for name, angle, _ in slot:
+        spec = GATES[name]
+        if angle is None:
+            assert spec.matrix is not None
+            terms = _matrix(spec.matrix) @ terms
+        else:
+            assert spec.cosine is not None
+            assert spec.sine is not None
+            both = torch.stack((_matrix(spec.cosine), _matrix(spec.sine)))
+            terms = (both[None] @ terms[:, None]).flatten(0, 1)
+            missing -= 1
+    padded = terms.new_zeros(len(terms), 2**missing, 2, 2)
+    padded[:, 0] = terms
+    return padded.flatten(0, 1)
+
+
+def permutation(permutes: list[tuple[str, tuple[int, ...]]], n_wires: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each basis state goes, (2 ** n_wires,) int64, and its sign, float64."""
+    index = torch.arange(2**n_wires)
+    sign = torch.ones(2**n_wires, dtype=torch.float64)
+    for name, wires in permutes:
+        permute = GATES[name].permute
+        assert permute is not None
+        index, factor = permute(index, n_wires - 1 - wires[0], n_wires - 1 - wires[1])
+        if factor is not None:
+            sign = sign * factor
+    return index, sign
