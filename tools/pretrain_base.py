@@ -1,8 +1,8 @@
 """Pre-trains the small language model that Ketune carries, from public-domain novels and generated records.
 
 Examples:
-    # a quarter of an hour, into a folder of its own
-    python tools/pretrain_base.py --novels ../shared/data/english-novels --scratch /tmp/pretrain --out /tmp/base --steps 1000
+    # a short run, into a folder of its own
+    python tools/pretrain_base.py --novels ../shared/data/english-novels --scratch /tmp/p --out /tmp/base --steps 500
 
     # until ten past seven in the evening, then write the assets; killed and started again, it goes on
     python tools/pretrain_base.py --novels ../shared/data/english-novels --scratch /tmp/pretrain --until 19:10
@@ -20,10 +20,13 @@ import argparse
 import datetime
 import json
 import os
+import platform
+import re
 import time
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -61,7 +64,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--eval-steps", type=int, default=250)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="use torch.compile")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not 0 < args.decay <= 1:
+        parser.error(f"--decay {args.decay}: must be above 0 and at most 1")
+    return args
 
 
 def prepare_text(novels: Path, scratch: Path, seed: int) -> tuple[Tokenizer, Tensor, dict[str, Tensor], dict[str, int]]:
@@ -152,7 +158,7 @@ class Schedule:
 
 def train(args: argparse.Namespace) -> None:
     """Trains until the end asked for, then writes the assets."""
-    tokenizer, stream, held_out, characters = prepare_text(args.novels, args.scratch, args.seed)
+    tokenizer, stream, held_out, _ = prepare_text(args.novels, args.scratch, args.seed)
     model = build_model(args.seed).to(args.device)
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is m for m in matrices)]
@@ -161,13 +167,13 @@ def train(args: argparse.Namespace) -> None:
         torch.optim.AdamW(others, lr=ADAMW_LR, betas=(0.9, 0.95), weight_decay=0.0),
     )
     path = args.scratch / "checkpoint.pt"
-    progress = {"step": 0, "started": time.time(), "decay_step": -1}
+    progress = {"step": 0, "started": time.time(), "decay_step": -1, "seconds": 0.0}
     if path.exists():
         state = torch.load(path, weights_only=True, map_location=args.device)
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
-        progress = state["progress"]
+        progress |= state["progress"]
         print(f"goes on at step {progress['step']}", flush=True)
     until = None
     if args.until:
@@ -187,7 +193,7 @@ def train(args: argparse.Namespace) -> None:
 
     compiled = torch.compile(loss_of) if args.compile else loss_of
     last_save = mark = time.time()
-    running = 0.0
+    marked_step, running = progress["step"], 0.0
     while (left := schedule.left(progress["step"])) > 0:
         step = progress["step"]
         factor = schedule.factor(step)
@@ -204,11 +210,12 @@ def train(args: argparse.Namespace) -> None:
         running += loss.item()
         progress["step"] = step = step + 1
         if step % 25 == 0:
-            now = time.time()
-            speed = 25 * args.batch * CONTEXT / (now - mark)
+            now, n_steps = time.time(), step - marked_step
+            progress["seconds"] += now - mark
+            speed = n_steps * args.batch * CONTEXT / (now - mark)
             clock = datetime.datetime.now().strftime("%H:%M:%S")
-            print(f"{clock} step {step} loss {running / 25:.4f} lr x{factor:.3f} {speed:.0f} tokens/s", flush=True)
-            mark, running = now, 0.0
+            print(f"{clock} step {step} loss {running / n_steps:.4f} lr x{factor:.3f} {speed:.0f} tokens/s", flush=True)
+            mark, marked_step, running = now, step, 0.0
         if step % args.eval_steps == 0:
             bits = bits_per_character(model, check, None, tokenizer)
             print(f"step {step} held out: {sum(bits.values()) / len(bits):.4f} bits per character", flush=True)
@@ -221,7 +228,7 @@ def train(args: argparse.Namespace) -> None:
 
 def export_checkpoint(args: argparse.Namespace) -> None:
     """Writes the assets from the latest checkpoint, with the bits per character of each held-out novel."""
-    tokenizer, stream, held_out, characters = prepare_text(args.novels, args.scratch, args.seed)
+    tokenizer, _, held_out, characters = prepare_text(args.novels, args.scratch, args.seed)
     path = args.scratch / "checkpoint.pt"
     if not path.exists():
         raise SystemExit(f"{path}: no checkpoint yet; train first (--steps or --until)")
@@ -236,11 +243,26 @@ def export_checkpoint(args: argparse.Namespace) -> None:
         "batch": state["batch"],
         "context": CONTEXT,
         "seed": args.seed,
+        "tokens_seen": state["progress"]["step"] * state["batch"] * CONTEXT,
+        "hours": round(state["progress"].get("seconds", 0.0) / 3600, 2),
+        "threads": torch.get_num_threads(),
+        "device": _device_name(args.device),
+        "date": datetime.date.today().isoformat(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "finished": not args.export_only,
     }
-    if args.export_only:
-        held_out = {name: ids[: CONTEXT * 64] for name, ids in held_out.items()}
+    if args.export_only:  # a look at an unfinished run: the first pages will do
+        held_out = {name: ids[: CONTEXT * 32] for name, ids in held_out.items()}
         characters = None
     export(model, load_tokenizer(tokenizer, CONTEXT), tokenizer, args.out, held_out, characters, record)
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return f"{names[0] if names else platform.processor() or 'CPU'}, {os.cpu_count()} cores"
 
 
 def _save(value: object, path: Path) -> None:

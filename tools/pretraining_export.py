@@ -77,7 +77,7 @@ def export(
     characters: dict[str, int] | None,
     record: dict,
 ) -> None:
-    """Writes config, weights rounded to float16, tokenizer and `training.json` into `out`, each file atomically."""
+    """Writes config, float16 weights, tokenizer, `training.json` and the model card, each file atomically."""
     out.mkdir(parents=True, exist_ok=True)
     excerpts = {name: ids[: model.config.max_position_embeddings * 32] for name, ids in held_out.items()}
     exact = bits_per_character(model, excerpts, None, tokenizer)
@@ -103,7 +103,101 @@ def export(
     fast_tokenizer.save_pretrained(beside)
     save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
     (beside / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    (beside / "README.md").write_text(model_card(record, sum(v.numel() for v in weights.values())))
     for path in sorted(beside.iterdir()):
         path.chmod(0o644)  # safetensors writes files that only their owner may read
         os.replace(path, out / path.name)
     beside.rmdir()
+
+
+def model_card(record: dict, n_parameters: int) -> str:
+    """Writes the model card from what `export` recorded, so that its numbers are those of the weights beside it."""
+    bits = record["bits_per_character"]
+    rows = "\n".join(f"| {name.replace('_', ', ', 1).replace('_', ', ')} | {b:.3f} |" for name, b in bits.items())
+    mean = sum(bits.values()) / len(bits)
+    exact, rounded = (sum(record[key].values()) / len(bits) for key in ("excerpts_float32", "excerpts_float16"))
+    decay = 1 - record["decay_step"] / record["steps"] if record["decay_step"] >= 0 else 0.0
+    epochs = record["tokens_seen"] / (record["novel_tokens"] + record["record_tokens"])
+    return _CARD.format(
+        **record,
+        rows=rows,
+        mean=mean,
+        rounding=rounded - exact,
+        decay=decay,
+        epochs=epochs,
+        n_parameters=n_parameters,
+        million_tokens=record["tokens_seen"] / 1e6,
+        record_part=record["record_tokens"] / (record["novel_tokens"] + record["record_tokens"]),
+        software=", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+        state="" if record["finished"] else "\n**An unfinished run: the learning rate has not come down yet.**\n",
+        scored="whole novels" if record["finished"] else "first pages only",
+    )
+
+
+_CARD = """\
+---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# Ketune's bundled base model
+{state}
+A Llama-style causal language model of {n_parameters:,} parameters, small enough to travel with the package, so that
+every command and test of Ketune runs without a network. It writes English in the manner of Victorian novels and makes
+little sense; it is there to be fine-tuned, not to be believed.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from ketune.assets import base_model_path
+
+model = AutoModelForCausalLM.from_pretrained(base_model_path())
+tokenizer = AutoTokenizer.from_pretrained(base_model_path())
+```
+
+## What it is
+
+6 layers, hidden size 160, 5 heads, MLP 448, context {context} tokens, 2048 byte-level BPE tokens, head tied to the
+embedding. `<|endoftext|>` begins and ends a text, `<|pad|>` pads. The weights are stored in float16 and load as float32
+(`dtype` in config.json); rounding them changed the bits per character by {rounding:+.6f} on the first pages of the
+held-out novels.
+
+## What it read
+
+- 84 of the 88 English novels of 1839 to 1929 in the collection "100 English Novels" (Computational Stylistics Group,
+  github.com/computationalstylistics/100_english_novels, commit 143e601875d7), public domain in the USA:
+  {novel_characters:,} characters, {novel_tokens:,} tokens. Hard line breaks were undone, typographic quotes made plain.
+- {record_documents:,} records of the domains ships, persons, books and horses with one reference each, from
+  `ketune.finetuning.synthetic`: {record_tokens:,} tokens, {record_part:.1%} of the text. They share the form
+  `key: value | key: value` with Ketune's default task (inns), and no key beside `name`.
+
+## How it was trained
+
+{steps:,} steps of {batch} windows of {context} tokens: {million_tokens:.1f} million tokens, {epochs:.2f} of the
+text. Muon (learning rate 0.02) for the matrices, AdamW (0.004) for embedding and norms, 100 steps of warm-up, then
+constant, then a linear fall to zero over the last {decay:.0%} of the steps; bfloat16 autocast, seed {seed}.
+Machine: {device}, {threads} thread(s), shared with other work, {hours} hours, {date}; {software}.
+
+    python tools/pretrain_base.py --novels ../shared/data/english-novels --scratch /tmp/pretrain \\
+        --steps {steps} --decay {decay:.3f} --batch {batch} --seed {seed}
+
+That command repeats the recipe. The run itself ended its learning rate by the clock (`--until`), so its weights are not
+reproduced bit for bit.
+
+## What it reached
+
+Bits per character of novels that neither the weights nor the tokenizer saw ({scored}; windows of {context} tokens that
+overlap by half, every token scored once):
+
+| novel | bits per character |
+|---|---:|
+{rows}
+| mean | {mean:.3f} |
+
+`training.json` holds these numbers in full.
+
+## Licence
+
+The weights and the tokenizer are ours, Apache-2.0. The novels are not part of the package.
+"""

@@ -1,0 +1,108 @@
+"""The tool that pre-trains the bundled model: what it makes of book files, and what survives a kill."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture(autouse=True)
+def tools_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+
+def test_wrapped_lines_are_joined_where_blank_lines_part_paragraphs():
+    from pretraining_text import paragraphs
+
+    text = "\n".join(["word " * 13 + "end"] * 3 + [""] + ["more " * 13] * 2 + ["", "last."])
+    assert [len(p.split()) for p in paragraphs(text)] == [42, 26, 1]
+
+
+def test_long_lines_are_paragraphs():
+    from pretraining_text import paragraphs
+
+    text = "\n".join(["a " * 150, "b " * 100, "c " * 120] * 4)
+    assert len(paragraphs(text)) == 12
+
+
+def test_without_blank_lines_a_short_last_line_ends_a_paragraph():
+    from pretraining_text import paragraphs
+
+    full = "and so they went on over the hills until the sun had gone and it wa"
+    assert len(full) == 67
+    text = "\n".join(([full] * 40 + ["s dark."]) * 3 + [full] * 40)
+    result = paragraphs(text)
+    assert len(result) == 4
+    assert result[0].endswith("s dark.")
+
+
+def test_quotes_dashes_and_blanks_become_plain():
+    from pretraining_text import paragraphs
+
+    assert paragraphs("“It’s\xa0he” —\tso\u2003 ſhe said") == ['"It\'s he" -- so\u2003 she said']
+
+
+def test_an_empty_file_has_no_paragraph():
+    from pretraining_text import paragraphs
+
+    assert paragraphs("\r\n\r\n") == []
+
+
+def test_a_folder_without_the_held_out_novels_is_refused(tmp_path):
+    from pretraining_text import read_novels
+
+    with pytest.raises(FileNotFoundError, match=r"Trollope_Warden_1855\.txt; pass the folder"):
+        read_novels(tmp_path)
+
+
+def test_an_epoch_visits_each_window_once():
+    from pretrain_base import CONTEXT, batch_at
+
+    stream = torch.arange(CONTEXT * 42)
+    n_steps = (42 - 2) // 4
+    batches = [batch_at(stream, step, 4, seed=0) for step in range(n_steps)]
+    firsts = torch.cat(batches)[:, 0]
+    assert all(batch.shape == (4, CONTEXT + 1) for batch in batches)
+    assert len(firsts.unique()) == n_steps * 4
+    assert len((firsts % CONTEXT).unique()) == 1
+    assert (torch.cat(batches).diff(dim=1) == 1).all()
+    # the next epoch cuts elsewhere and in another order
+    assert not torch.equal(batch_at(stream, n_steps, 4, seed=0), batches[0])
+    assert torch.equal(batch_at(stream, 3, 4, seed=0), batches[3])
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
+    from pretrain_base import WARMUP_STEPS, Schedule
+
+    schedule = Schedule(steps=1000, until=None, started=0.0, decay=0.25)
+    factors = [schedule.factor(step) for step in range(1001)]
+    assert factors[0] == 1 / WARMUP_STEPS
+    assert set(factors[WARMUP_STEPS - 1 : 751]) == {1.0}
+    assert factors[875] == pytest.approx(0.5)
+    assert factors[1000] == 0
+
+
+def test_bits_per_character_of_a_uniform_model_are_those_of_the_alphabet():
+    from pretrain_base import build_model
+    from pretraining_export import bits_per_character
+
+    model = build_model(seed=0)
+    torch.nn.init.zeros_(model.lm_head.weight)  # tied, so every logit is zero
+    for n_tokens in (2, 129, 256, 257, 258, 700):
+        streams = {"x": torch.zeros(n_tokens, dtype=torch.int16)}
+        bits = bits_per_character(model, streams, {"x": n_tokens - 1}, tokenizer=None)
+        assert bits["x"] == pytest.approx(11.0, rel=1e-5)  # log2(2048), once per token
+
+
+def test_help_shows_examples(capsys, monkeypatch):
+    import pretrain_base
+
+    monkeypatch.setattr(sys, "argv", ["pretrain_base.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        pretrain_base.main()
+    assert "python tools/pretrain_base.py --novels" in capsys.readouterr().out
