@@ -17,11 +17,12 @@ from ketune.assets import base_model_path
 
 # Written for this test, so that no model has seen it; in the manner of the novels that the model did see.
 PARAGRAPH = (
-    "The doctor put down his hat upon the table and looked about the room with some surprise. It was plain that nobody "
-    'had slept there. "You told me that she was ill," he said at last, turning to the old woman, who still stood at the '
-    'door with the candle in her hand. "And so she was, sir," answered the other; "but when I came up with her tea this '
-    'morning she was gone, and her cloak was gone with her." He went to the window, which was open, and saw that the rain '
-    "had beaten down the roses in the little garden, and that somebody had walked across the wet grass to the river."
+    "The doctor put down his hat upon the table and looked about the room with some surprise. It was plain that "
+    'nobody had slept there. "You told me that she was ill," he said at last, turning to the old woman, who still '
+    'stood at the door with the candle in her hand. "And so she was, sir," answered the other; "but when I came '
+    'up with her tea this morning she was gone, and her cloak was gone with her." He went to the window, which '
+    "was open, and saw that the rain had beaten down the roses in the little garden, and that somebody had walked "
+    "across the wet grass to the river."
 )
 
 
