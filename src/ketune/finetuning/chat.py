@@ -42,7 +42,7 @@ def answers(messages: Sequence[Message]) -> list[tuple[list[Message], str]]:
 
 def as_plain_text(messages: Sequence[Message]) -> str:
     """Writes a chat for a model that has no chat template: `User: ...`, a line each, and an open `Assistant:`."""
-    return "".join(f"{m['role'].capitalize()}: {m['content']}\n" for m in messages) + "Assistant:"
+    return "".join(f"{m['role'].capitalize()}: {m['content']}\n" for m in messages) + "Assistant: "
 
 
 def as_template_text(tokenizer: PreTrainedTokenizerBase, messages: str, answer: str) -> tuple[str, str]:

@@ -192,7 +192,9 @@ def _best_file_set(
         raise misfits[0]
     fitting.sort(key=lambda item: item[0])
     _, best, chosen, found = fitting[0]
-    unused = [p.name for candidate in candidates if candidate is not best for ps in candidate.files.values() for p in ps]
+    unused = [
+        p.name for candidate in candidates if candidate is not best for ps in candidate.files.values() for p in ps
+    ]
     raw = {split: read_files(paths) for split, paths in best.files.items()}
     for split, rows in raw.items():
         if not set(found.values()) <= set(rows.column_names):
@@ -297,7 +299,9 @@ def _complete(splits: Splits, source: str, seed: int, notes: list[str]) -> Split
         notes.append(f"train: {n_before - len(splits['train'])} repeated rows dropped")
     for split in _SPLITS:
         if not splits[split]:
-            raise DataError(f"{source}: no rows are left for {split}; the data set needs at least three different prompts")
+            raise DataError(
+                f"{source}: no rows are left for {split}; the data set needs at least three different prompts"
+            )
     return splits
 
 

@@ -5,14 +5,13 @@ Nothing here knows about prompts; the result is raw rows with their columns.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ketune.errors import DataError
+from ketune.finetuning.quiet import quiet_datasets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -140,20 +139,6 @@ def read_hub(name: str) -> dict[str, Dataset]:
     if not found:
         raise DataError(f"{name!r}: has no train, validation or test split; found {', '.join(map(repr, loaded))}")
     return found
-
-
-@contextlib.contextmanager
-def quiet_datasets() -> Iterator[None]:
-    """Switches the progress bars of `datasets` off, and on again if they were on."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    were_off = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_off:
-            enable_progress_bars()
 
 
 def _first_line(error: BaseException) -> str:

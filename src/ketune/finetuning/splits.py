@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 HELD_OUT = 0.1
 """Share of the groups that is held out of the training rows for a split that the data does not bring."""
@@ -12,6 +13,7 @@ MAX_HELD_OUT = 1000
 """At most this many groups are held out, however large the data set."""
 
 Splits = dict[str, list["Example"]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def drop_leaks(splits: Splits) -> dict[str, int]:
     return dropped
 
 
-def take(examples: list[Example], limit: int | None, seed: int) -> list[Example]:
+def take(examples: list[T], limit: int | None, seed: int) -> list[T]:
     """Draws at most `limit` examples; those drawn keep their order."""
     if limit is None or len(examples) <= limit:
         return examples

@@ -43,6 +43,7 @@ class Template:
         prompt: writes the prompt from a dictionary of role to text; the target is not in it.
         optional: roles that may be missing; their text is then "".
         groups: columns that tie rows together, so that none of them is split over training and held-out rows.
+        verbatim: leave blanks and line breaks around the cells as they are; otherwise they are trimmed.
         accepts: looks at the target texts of the first rows; False if the template does not suit them.
     """
 
@@ -52,6 +53,7 @@ class Template:
     prompt: Callable[[dict[str, str]], str]
     optional: Mapping[str, Sequence[str]] = field(default_factory=dict)
     groups: Sequence[str] = ()
+    verbatim: bool = False
     accepts: Callable[[list[str]], bool] = lambda texts: True
 
     def columns_in(self, available: Sequence[str], renamed: Mapping[str, str] | None = None) -> dict[str, str] | None:
@@ -74,10 +76,18 @@ class Template:
         return found
 
     def render(self, row: Row, columns: Mapping[str, str]) -> tuple[str, list[str]]:
-        """Returns the prompt and the distinct, non-empty references of one row."""
-        texts = {role: "" for role in self.optional}
-        texts.update({role: as_text(row[column]) for role, column in columns.items() if role != self.target})
-        return self.prompt(texts), as_references(row[columns[self.target]])
+        """Returns the prompt and the distinct, non-empty references of one row.
+
+        References come without outer blanks; a blank that the data has before a completion goes to the prompt's end.
+        """
+        texts = dict.fromkeys(self.optional, "")
+        for role, column in columns.items():
+            if role != self.target:
+                texts[role] = str(row[column] or "") if self.verbatim else as_text(row[column])
+        prompt, target = self.prompt(texts), row[columns[self.target]]
+        if self.verbatim and isinstance(target, str) and target[:1] in (" ", "\n") and not prompt[-1:].isspace():
+            prompt += target[0]
+        return prompt, as_references(target)
 
 
 def as_text(value: Any) -> str:
@@ -101,7 +111,7 @@ def _alpaca(texts: dict[str, str]) -> str:
 
 def _qa(texts: dict[str, str]) -> str:
     context = texts["context"] + "\n" if texts["context"] else ""
-    return f"{context}Question: {texts['question']}\nAnswer:"
+    return f"{context}Question: {texts['question']}\nAnswer: "
 
 
 def _has_answer_mark(texts: list[str]) -> bool:
@@ -119,13 +129,13 @@ TEMPLATES: dict[str, Template] = {
             "triples",
             {"triples": ("triples", "modifiedtripleset", "input_triples"), "references": _REFERENCES + ("text",)},
             "references",
-            lambda texts: f"{texts['triples']}\nText:",
+            lambda texts: f"{texts['triples']}\nText: ",
         ),
         Template(
             "e2e",
             {"mr": ("mr", "meaning_representation"), "ref": _REFERENCES},
             "ref",
-            lambda texts: f"{texts['mr']}\nText:",
+            lambda texts: f"{texts['mr']}\nText: ",
         ),
         Template(
             "alpaca",
@@ -138,7 +148,7 @@ TEMPLATES: dict[str, Template] = {
             "math",
             {"question": ("question", "problem"), "answer": ("answer", "solution")},
             "answer",
-            lambda texts: f"Question: {texts['question']}\nAnswer:",
+            lambda texts: f"Question: {texts['question']}\nAnswer: ",
             accepts=_has_answer_mark,
         ),
         Template(
@@ -154,6 +164,7 @@ TEMPLATES: dict[str, Template] = {
             {"prompt": ("prompt",), "completion": ("completion", "response", "references", "target", "targets")},
             "completion",
             lambda texts: texts["prompt"],
+            verbatim=True,
         ),
         Template(
             "summary",
@@ -162,7 +173,7 @@ TEMPLATES: dict[str, Template] = {
                 "target": ("target", "targets", "summary", "summaries", "highlights"),
             },
             "target",
-            lambda texts: f"{texts['source']}\nSummary:",
+            lambda texts: f"{texts['source']}\nSummary: ",
         ),
         Template("text", {"text": ("text", "content")}, "text", lambda texts: ""),
     )
@@ -204,11 +215,15 @@ def custom_template(text: str, completion: str | None = None) -> Template:
         target = fields[-1]
         prompt, _, after = text.rpartition("{" + target + "}")
         if after.strip():
-            raise DataError(f"template {text!r}: text after the last column {{{target}}} would never be learned; drop it")
+            raise DataError(
+                f"template {text!r}: text after the last column {{{target}}} would never be learned; drop it"
+            )
     else:
         fields = _fields(completion)
         if len(fields) != 1 or completion.strip() != "{" + fields[0] + "}":
-            raise DataError(f"completion template {completion!r}: must be exactly one column in braces, as '{{answer}}'")
+            raise DataError(
+                f"completion template {completion!r}: must be exactly one column in braces, as '{{answer}}'"
+            )
         target, prompt = fields[0], text
     inputs = _fields(prompt)
     if target in inputs:

@@ -1,0 +1,28 @@
+"""Fine-tuning: tasks, the training run, and what the result is worth."""
+
+from ketune.finetuning.base import BUILTIN_MODEL, context_length, load_base
+from ketune.finetuning.data import DEFAULT_SOURCE, TaskData, load_task
+from ketune.finetuning.generation import generate
+from ketune.finetuning.metrics import evaluate_loss
+from ketune.finetuning.params import ParamsError, TrainingParams
+from ketune.finetuning.scoring import scores
+from ketune.finetuning.templates import TEMPLATES, Template
+from ketune.finetuning.training import FinetuneResult, finetune
+
+__all__ = [
+    "BUILTIN_MODEL",
+    "DEFAULT_SOURCE",
+    "TEMPLATES",
+    "FinetuneResult",
+    "ParamsError",
+    "TaskData",
+    "Template",
+    "TrainingParams",
+    "context_length",
+    "evaluate_loss",
+    "finetune",
+    "generate",
+    "load_base",
+    "load_task",
+    "scores",
+]

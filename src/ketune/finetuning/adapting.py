@@ -1,0 +1,112 @@
+"""Putting an adapter on a model, and showing it data before training if it asks for some."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import random
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model
+
+from ketune.errors import ModelError, TrainingError
+from ketune.finetuning.encoding import Encoded, collate
+from ketune.finetuning.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def adapt(
+    model: PreTrainedModel | PeftModel, adapter: PeftConfig | None, gradient_checkpointing: bool = False
+) -> PreTrainedModel | PeftModel:
+    """Makes a model trainable: with a new adapter, with the active one it has, or with all its weights.
+
+    Args:
+        model: changed in place.
+        adapter: left as it is; a copy goes into the model. None: see above.
+        gradient_checkpointing: only to refuse what cannot work with it.
+
+    Raises:
+        TrainingError: for a second adapter on a model that has one, or prefix tuning with gradient checkpointing.
+        ModelError: if the adapter's target modules are not in the model.
+    """
+    if isinstance(model, PeftModel):
+        if adapter is not None:
+            raise TrainingError(
+                f"the model already has an adapter ({', '.join(model.peft_config)}); pass adapter=None to train that one "
+                "further, or merge it first"
+            )
+        for name in model.active_adapters:
+            _refuse_prefix(model.peft_config[name], gradient_checkpointing)
+            _make_trainable(model, name)
+        return model
+    if adapter is None:
+        return model.requires_grad_(True)
+    _refuse_prefix(adapter, gradient_checkpointing)
+    config = copy.deepcopy(adapter)
+    config.task_type = config.task_type or TaskType.CAUSAL_LM
+    try:
+        with quiet_transformers():
+            return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
+    except ValueError as error:
+        if "target modules" not in str(error).lower() and "target_modules" not in str(error):
+            raise
+        raise ModelError(_unmatched_targets(model, config, error)) from error
+
+
+def calibrate(
+    model: PeftModel, sequences: Sequence[Encoded], pad_token_id: int, batch_size: int, n_batches: int, seed: int
+) -> None:
+    """Shows training batches to adapters that set their starting values from data (`needs_calibration`)."""
+    wanting = [name for name in model.active_adapters if getattr(model.peft_config[name], "needs_calibration", False)]
+    if not wanting:
+        return
+    n = min(len(sequences), n_batches * batch_size)
+    drawn = random.Random(f"ketune/calibration/{seed}").sample(range(len(sequences)), n)
+    device = next(model.parameters()).device
+    batches = []
+    for start in range(0, n, batch_size):
+        batch = collate([sequences[i] for i in drawn[start : start + batch_size]], pad_token_id)
+        batches.append({name: tensor.to(device) for name, tensor in batch.items()})
+    for name in wanting:
+        model.peft_config[name].calibrate(model, batches, name)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _refuse_prefix(config: PeftConfig, gradient_checkpointing: bool) -> None:
+    if gradient_checkpointing and config.peft_type in ("PREFIX_TUNING", "CARTRIDGE"):
+        raise TrainingError(
+            f"gradient_checkpointing=True: {config.peft_type.value} keeps its prefix in the key-value cache, which gradient "
+            "checkpointing throws away; set gradient_checkpointing=False"
+        )
+
+
+def _make_trainable(model: PeftModel, name: str) -> None:
+    """Undoes the freezing of an adapter that was loaded for inference."""
+    config = model.peft_config[name]
+    config.inference_mode = False
+    if config.is_prompt_learning:
+        model.prompt_encoder[name].requires_grad_(True)
+    else:
+        model.set_adapter(name)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise TrainingError(f"adapter {name!r}: none of its parameters can be trained")
+
+
+def _unmatched_targets(model: PreTrainedModel, config: PeftConfig, error: ValueError) -> str:
+    """One line for target modules that the model does not have, with the names that were probably meant."""
+    wanted = getattr(config, "target_modules", None)
+    linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"]
+    names = sorted({name.rpartition(".")[2] for name in linear})
+    near = []
+    for target in sorted(wanted) if isinstance(wanted, set | list | tuple) else [str(wanted)]:
+        near.extend(difflib.get_close_matches(re.sub(r"\W+", "_", target), names, n=2))
+    hint = f"; did you mean {', '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
+    shown = sorted(wanted) if isinstance(wanted, set) else wanted
+    return (
+        f"target_modules={shown!r}: {'; '.join(str(error).split('. ')[:1])}; linear layers of this "
+        f"{model.config.model_type} model are {', '.join(names)}{hint}"
+    )
