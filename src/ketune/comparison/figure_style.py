@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito, "Color universal design" (2008), without its yellow (too pale on white) and with grey in place of its
+# Okabe and Ito, "Color universal design" (2008), without its yellow (too pale on white) and with slate in place of its
 # black (invisible on a dark page), then four of Tol's "muted" scheme for more methods than that.
 _COLOURS = (
-    "#808890",
+    "#4d5560",
     "#0072b2",
     "#009e73",
     "#cc79a7",

@@ -6,7 +6,7 @@ from ketune.comparison.arms import Arm, Comparison, adjusted_tests, same_budget
 from ketune.comparison.report_text import count, evidence, seeds, verdict
 from ketune.comparison.statistics import PairedTest, pareto_front
 
-
+#: What a trained method is compared with when it is compared with one of its controls.
 _SELF = {
     "frozen": "itself with a frozen circuit",
     "classical": "itself with a classical stand-in",
@@ -106,7 +106,7 @@ def _against_controls(comparison: Comparison, arm: Arm) -> list[str]:
     tests = control_tests(comparison, arm)
     if not tests:
         return [f"No control of {arm.label} was run, so nothing can be said about what its circuit adds."]
-    names = {control.label: _SELF[control.control] for control in comparison.controls_of(arm)}
+    names = {control.label: _SELF[control.control or "none"] for control in comparison.controls_of(arm)}
     lines = [_compared(arm.label, names[label], test) + _tail(test) for label, test in tests.items()]
     verdicts = [verdict(test) for test in tests.values()]
     if "worse" in verdicts:
@@ -135,7 +135,7 @@ def _front(arms: list[Arm]) -> list[str]:
     if len(points) < 2:
         return []
     names = [points[i][0].label for i in pareto_front([point for _, point in points])]
-    return [f"No other arm has both fewer parameters and a lower mean test loss than: {'; '.join(names)}."]
+    return [f"On the Pareto front of parameters and mean test loss: {'; '.join(names)}."]
 
 
 def _worse_than_base(comparison: Comparison, arms: list[Arm]) -> list[str]:
@@ -152,8 +152,9 @@ def _limits(comparison: Comparison, arms: list[Arm]) -> list[str]:
     if fewest < 2:
         lines.append("With one seed, a difference cannot be told from chance; run more, e.g. `--seeds 0,1,2`.")
     elif fewest < 5:
+        few = f"{'as few as ' if fewest < most else ''}{seeds(fewest)}"
         lines.append(
-            f"With {'as few as ' if fewest < most else ''}{seeds(fewest)}, only differences that are large beside their spread can be told from chance: "
+            f"With {few}, only differences that are large beside their spread can be told from chance: "
             '"undecided" does not mean "equal".'
         )
     failed = sum(len(arm.failed) for arm in comparison.arms)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ketune.comparison.document import Block, Bullets, Code, Details, Document, Figures, Paragraph, Sample, Table
 
-_SPECIAL = re.compile(r"([\\*_\[\]|#~])")
+_SPECIAL = re.compile(r"([\\*_\[\]|#~`])")
 
 
 def render_markdown(document: Document, figure_paths: dict[str, str]) -> str:
@@ -54,7 +54,7 @@ def _table(table: Table) -> str:
 def _escape(text: str) -> str:
     """Text that Markdown shows as it is, on one line, with no HTML in it."""
     one_line = " ".join(text.split())
-    return _SPECIAL.sub(r"\\\1", one_line.replace("&", "&amp;").replace("<", "&lt;").replace("`", "\\`"))
+    return _SPECIAL.sub(r"\\\1", one_line.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _inline(text: str) -> str:

@@ -25,7 +25,9 @@ def build_document(comparison: Comparison, figures: Collection[str]) -> Document
     finished = comparison.finished
     n_cells = sum(len(arm.results) for arm in finished)
     n_seeds = len({seed for arm in finished for seed in arm.seeds})
-    lead = f"{len(finished)} ways to adapt one language model, {seeds(n_seeds)}, {n_cells} finished cells"
+    ways = "1 way" if len(finished) == 1 else f"{len(finished)} ways"
+    cells = "1 finished cell" if n_cells == 1 else f"{n_cells} finished cells"
+    lead = f"{ways} to adapt one language model, {seeds(n_seeds)}, {cells}"
     sections = [
         _results(comparison, figures),
         _convergence(figures),

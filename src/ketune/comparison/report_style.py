@@ -8,7 +8,7 @@ CSS = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e8eb; --soft: #a2abb5; --page: #15181c; --panel: #1e2227; --rule: #333a42; --grid: #2d333a;
     --accent: #ff9a52; --halo: #15181c;
-    --method-0: #9aa3ad; --method-1: #4a9fe0; --method-2: #22bf92; --method-3: #e59ac4; --method-4: #ff8a3d;
+    --method-0: #d3d8de; --method-1: #4a9fe0; --method-2: #22bf92; --method-3: #e59ac4; --method-4: #ff8a3d;
     --method-5: #8ad0ff; --method-6: #ffb52e; --method-7: #d0668f; --method-8: #c0c04a; --method-9: #5fd0bd;
     --method-10: #d06ad0; }
 }
