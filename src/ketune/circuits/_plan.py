@@ -1,6 +1,5 @@
 """From a circuit to a plan: layers of one-wire matrices and signed permutations, with every table precomputed."""
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,6 +8,7 @@ import torch
 from ketune.circuits._layers import Slot, draft_layers, permutation, slot_terms
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import (
+    READOUTS,
     basis_change,
     count_readouts,
     measurement_groups,
@@ -214,24 +214,27 @@ class Program:
 def describe(
     circuit_text: str, encoding: str, readout: str | tuple[str, ...], n_readouts: int | None, n_features: int
 ) -> str:
-    """Everything a program depends on, as one string: the key under which operators find it in any process."""
-    words = readout if isinstance(readout, str) else list(readout)
-    return f'[{circuit_text},"{encoding}",{json.dumps(words)},{json.dumps(n_readouts)},{n_features}]'
+    """Everything a program depends on, as one string: the key under which operators find it in any process.
+
+    Plain string operations only, so that torch.compile evaluates it while tracing.
+    """
+    words = readout if isinstance(readout, str) else ",".join(readout)
+    return f"{encoding}|{words}|{n_readouts or 0}|{n_features}|{circuit_text}"
 
 
 @lru_cache(maxsize=256)
 def program(description: str) -> Program:
     """The program of a description, compiled on first use."""
-    circuit_text, encoding, readout, n_readouts, n_features = json.loads(description)
-    circuit = Circuit.from_text(json.dumps(circuit_text))
-    if isinstance(readout, str):
-        n_outputs = count_readouts(circuit.n_wires, readout, n_readouts)
-        plan = Plan(circuit, encoding, readout, n_outputs, n_features)
+    encoding, words, n_readouts, n_features, circuit_text = description.split("|", 4)
+    circuit = Circuit.from_text(circuit_text)
+    if words in READOUTS:
+        n_outputs = count_readouts(circuit.n_wires, words, int(n_readouts) or None)
+        plan = Plan(circuit, encoding, words, n_outputs, int(n_features))
         return Program((plan,), (tuple(range(n_outputs)),), n_outputs)
+    readout = words.split(",")
     plans, columns = [], []
     for basis, members in measurement_groups(readout):
         rotated = Circuit(circuit.n_wires, circuit.gates + basis_change(basis))
-        words = tuple(readout[member] for member in members)
-        plans.append(Plan(rotated, encoding, words, len(words), n_features))
+        plans.append(Plan(rotated, encoding, tuple(readout[m] for m in members), len(members), int(n_features)))
         columns.append(tuple(members))
     return Program(tuple(plans), tuple(columns), len(readout))

@@ -21,21 +21,21 @@ MAX_WIRES = 14
 """Largest circuit that `run` takes."""
 
 
-# Under torch.compile a circuit is one operator, which the compiler does not look into. Eager mode calls the functions
-# behind the operators directly, which saves their dispatch.
+# Two doors to the same functions. Under torch.compile a circuit is one operator, which the compiler does not look into;
+# otherwise it is an autograd.Function, which costs less per call and composes with torch.func.
 @torch.library.custom_op("ketune::circuit", mutates_args=())
-def _circuit_op(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
+def _circuit(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
     return run_program(program(description), x, angles)
 
 
-@_circuit_op.register_fake
+@_circuit.register_fake
 def _(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(x, angles)
     return x.new_empty(x.shape[0], n_outputs, dtype=dtype), x.new_empty(x.shape[0], dtype=dtype)
 
 
 @torch.library.custom_op("ketune::circuit_backward", mutates_args=())
-def _circuit_backward_op(
+def _circuit_backward(
     cotangent: Tensor,
     x: Tensor,
     angles: Tensor,
@@ -48,7 +48,7 @@ def _circuit_backward_op(
     return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
 
 
-@_circuit_backward_op.register_fake
+@_circuit_backward.register_fake
 def _(
     cotangent: Tensor,
     x: Tensor,
@@ -59,10 +59,25 @@ def _(
     need_x: bool,
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape if need_x else (0,)), angles.new_empty(angles.shape if need_angles else (0,))
+    d_x = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0)
+    return d_x, torch.empty_like(angles) if need_angles else angles.new_empty(0)
 
 
-def _over_batch(function: Any, info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> Any:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, angles, ctx.description, _ = inputs
+    ctx.save_for_backward(x, angles, *output)
+
+
+def _op_backward(ctx: Any, cotangent: Tensor, _norms: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    need_x, need_angles = ctx.needs_input_grad[:2]
+    d_x, d_angles = _circuit_backward(cotangent, *ctx.saved_tensors, ctx.description, need_x, need_angles)
+    return d_x if need_x else None, d_angles if need_angles else None, None, None
+
+
+_circuit.register_autograd(_op_backward, setup_context=_save)
+
+
+def _one_by_one(function: Any, info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> Any:
     """A vmap rule: one call per element of the mapped dimension."""
     calls = [
         function(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims)))
@@ -74,30 +89,27 @@ def _over_batch(function: Any, info: Any, in_dims: tuple[int | None, ...], args:
 class _CircuitFunction(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling():
-            return _circuit_op(x, angles, description, n_outputs)
         return run_program(program(description), x, angles)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, angles, ctx.description, _ = inputs
-        out, norms = output
-        ctx.mark_non_differentiable(norms)
-        ctx.save_for_backward(x, angles, out, norms)
+        ctx.mark_non_differentiable(output[1])
+        _save(ctx, inputs, output)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor, _norms: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, angles, out, norms = ctx.saved_tensors
         need_x, need_angles = ctx.needs_input_grad[:2]
-        d_x, d_angles = _BackwardFunction.apply(cotangent, x, angles, out, norms, ctx.description, need_x, need_angles)
+        d_x, d_angles = _BackwardFunction.apply(cotangent, *ctx.saved_tensors, ctx.description, need_x, need_angles)
         return d_x if need_x else None, d_angles if need_angles else None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return _over_batch(_CircuitFunction.apply, info, in_dims, args)
+        return _one_by_one(_CircuitFunction.apply, info, in_dims, args)
 
 
 class _BackwardFunction(torch.autograd.Function):
+    """The backward pass, as a function of its own so that torch.func can map it over a dimension."""
+
     @staticmethod
     def forward(
         cotangent: Tensor,
@@ -109,8 +121,6 @@ class _BackwardFunction(torch.autograd.Function):
         need_x: bool,
         need_angles: bool,
     ) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling():
-            return _circuit_backward_op(cotangent, x, angles, out, norms, description, need_x, need_angles)
         return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
 
     @staticmethod
@@ -125,7 +135,7 @@ class _BackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return _over_batch(_BackwardFunction.apply, info, in_dims, args)
+        return _one_by_one(_BackwardFunction.apply, info, in_dims, args)
 
 
 def run(
@@ -183,7 +193,8 @@ def run(
     n_outputs = count_readouts(circuit.n_wires, checked, n_readouts)
     description = describe(circuit.text, encoding, checked, n_readouts, x.shape[-1])
     batch = x.reshape(-1, x.shape[-1])
-    out, _ = _CircuitFunction.apply(batch, angles, description, n_outputs)
+    function = _circuit if torch.compiler.is_compiling() else _CircuitFunction.apply
+    out, _ = function(batch, angles, description, n_outputs)
     return out.view(*x.shape[:-1], n_outputs)
 
 
