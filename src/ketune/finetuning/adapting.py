@@ -37,7 +37,7 @@ def adapt(
     if isinstance(model, PeftModel):
         if adapter is not None:
             raise TrainingError(
-                f"the model already has an adapter ({', '.join(model.peft_config)}); pass adapter=None to train that one "
+                f"the model already has an adapter ({', '.join(model.peft_config)}); pass adapter=None to train it "
                 "further, or merge it first"
             )
         for name in model.active_adapters:
@@ -77,10 +77,11 @@ def calibrate(
 
 
 def _refuse_prefix(config: PeftConfig, gradient_checkpointing: bool) -> None:
-    if gradient_checkpointing and config.peft_type in ("PREFIX_TUNING", "CARTRIDGE"):
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if gradient_checkpointing and kind in ("PREFIX_TUNING", "CARTRIDGE"):
         raise TrainingError(
-            f"gradient_checkpointing=True: {config.peft_type.value} keeps its prefix in the key-value cache, which gradient "
-            "checkpointing throws away; set gradient_checkpointing=False"
+            f"gradient_checkpointing=True: {kind} keeps its prefix in the key-value cache, which "
+            "gradient checkpointing throws away; set gradient_checkpointing=False"
         )
 
 

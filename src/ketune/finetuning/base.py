@@ -35,8 +35,8 @@ def load_base(
         trust_remote_code: run the code that comes with a model. Off unless you ask for it and have read that code.
 
     Returns:
-        The model in evaluation mode, and the tokenizer with a padding token (the end-of-text token if it had none; padding
-        is told from text by the attention mask alone, never by this token).
+        The model in evaluation mode, and the tokenizer with a padding token (the end-of-text token if it had none;
+        padding is told from text by the attention mask alone, never by this token).
 
     Raises:
         ModelError: if the folder is missing, has no weights, or holds no causal language model.
@@ -64,7 +64,7 @@ def load_base(
     return loaded.to(target).eval(), tokenizer  # pyright: ignore[reportArgumentType]
 
 
-def load_tokenizer(model: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str | Path | None, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a model and gives it a padding token if it has none.
 
     Raises:
@@ -72,7 +72,7 @@ def load_tokenizer(model: str | Path, *, trust_remote_code: bool = False) -> Pre
     """
     from transformers import AutoTokenizer
 
-    if not str(model):
+    if not model:
         raise ModelError("this model was made in memory and has no tokenizer to load; pass tokenizer=")
     name, place = _resolve(model)
     try:
@@ -84,7 +84,7 @@ def load_tokenizer(model: str | Path, *, trust_remote_code: bool = False) -> Pre
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer") -> PreTrainedTokenizerBase:
-    """Checks for an end-of-text token, and sets it as padding token if there is none; changes the tokenizer in place."""
+    """Checks for an end-of-text token and makes it the padding token if there is none; changes the tokenizer."""
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{name}: the tokenizer has no end-of-text token; set tokenizer.eos_token")
     if tokenizer.pad_token_id is None:

@@ -63,11 +63,12 @@ def as_template_text(tokenizer: PreTrainedTokenizerBase, messages: str, answer: 
     turns = json.loads(messages)
     prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
-    assert isinstance(prompt, str) and isinstance(whole, str)
+    assert isinstance(prompt, str)
+    assert isinstance(whole, str)
     if not whole.startswith(prompt):
         raise DataError(
-            "the chat template of this tokenizer rewrites earlier turns when an answer follows, so the completion cannot "
-            "be told from the prompt; pass a template such as 'User: {question}\\nAssistant: {answer}'"
+            "the chat template of this tokenizer rewrites earlier turns when an answer follows, so the completion "
+            "cannot be told from the prompt; pass a template such as 'User: {question}\\nAssistant: {answer}'"
         )
     completion = whole[len(prompt) :].rstrip()
     eos, bos = str(tokenizer.eos_token or ""), str(tokenizer.bos_token or "")

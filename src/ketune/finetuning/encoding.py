@@ -1,15 +1,15 @@
 """From texts to tokens, in one way for training, for the loss and for generation.
 
 Prompt and completion are tokenised apart and joined, so that the model is trained on exactly the prompt tokens that it
-sees when it generates. Blanks at the end of a prompt move to the start of the completion, because tokenizers put the blank
-of a word into the word's token. Every completion ends with the end-of-text token, which counts in the loss.
+sees when it generates. Blanks at the end of a prompt move to the start of the completion, because tokenizers put the
+blank of a word into the word's token. Every completion ends with the end-of-text token, which counts in the loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,7 @@ class Encoded:
     Attributes:
         prompt: tokens that are given.
         completion: tokens to predict, the end-of-text token last.
-        n_bytes: length of the completion in UTF-8 bytes, without the end-of-text token and a blank moved from the prompt.
+        n_bytes: length of the completion in UTF-8 bytes, without the end-of-text token and a blank from the prompt.
     """
 
     prompt: list[int]
@@ -96,12 +96,13 @@ class Encoder:
     def __post_init__(self) -> None:
         if self.max_length < 2:
             raise DataError(f"max_length={self.max_length}: must be at least 2 tokens")
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        bos: Any = self.tokenizer.bos_token_id
+        eos: Any = self.tokenizer.eos_token_id
         text = self.tokenizer("a")["input_ids"]
         adds_start = bos is not None and len(text) > 0 and text[0] == bos  # pyright: ignore[reportIndexIssue]
         self.start = [bos] if adds_start else []
         # A text without a prompt still needs one token to predict its first one from.
-        self._start_of_text = [bos if bos is not None else eos]
+        self._start_of_text: list[int] = [bos if bos is not None else eos]
         pieces = self.tokenizer.tokenize("a")
         self._adds_blank = bool(pieces) and pieces[0][:1] in ("▁", "Ġ")
 
@@ -120,7 +121,7 @@ class Encoder:
         return [*self._tokens(blank + text), self.tokenizer.eos_token_id]  # pyright: ignore[reportReturnType]
 
     def encode(self, prompt: str, completion: str, report: EncodingReport) -> list[Encoded]:
-        """Encodes one row: one sequence, none if the completion does not fit, several for a long text without a prompt."""
+        """Encodes a row: one sequence; none if the completion is too long; several for long text without a prompt."""
         tokens, n_bytes = self.completion(completion, prompt), len(completion.encode("utf-8"))
         if not prompt:
             return self._chunks(tokens, n_bytes, report)

@@ -41,13 +41,13 @@ def generate(
     Args:
         model: a causal language model, with or without an adapter; it comes back in the mode it was in.
         tokenizer: the model's; left as it is.
-        prompts: texts as a `TaskData` holds them (render chats first). Prompts that leave no room for `max_new_tokens` in
-            the model's context are cut from the left, and a warning is logged.
+        prompts: texts as a `TaskData` holds them (render chats first). Prompts that leave no room for `max_new_tokens`
+            in the model's context are cut from the left, and a warning is logged.
         max_new_tokens: at most this many tokens per text.
         sample: draw tokens; False takes the most probable token each time.
         temperature: of the draw, above 0; below 1 is more certain, above 1 more varied.
         top_p: draw from the most probable tokens that make up this probability, in (0, 1].
-        seed: of the draw; the same seed, prompts and batch size give the same texts. The global generators are untouched.
+        seed: of the draw; the same seed, prompts and batch size give the same texts. Global generators are untouched.
         batch_size: prompts per forward pass.
 
     Returns:

@@ -40,8 +40,8 @@ def evaluate_loss(
         tokenizer: the model's.
         dataset: columns `prompt` and `completion`, and `references` if `all_references`.
         batch_size: sequences per forward pass.
-        max_length: longest sequence in tokens; None: what the model holds, at most `DEFAULT_MAX_LENGTH`. Prompts are cut
-            from the left to fit; rows whose completion alone is longer are left out and counted in `n_dropped`.
+        max_length: longest sequence in tokens; None: what the model holds, at most `DEFAULT_MAX_LENGTH`. Prompts are
+            cut from the left to fit; rows whose completion alone is longer are left out and counted in `n_dropped`.
         all_references: score every reference, not the first one only.
 
     Returns:
@@ -92,13 +92,13 @@ def completion_nats(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> t
 
     Args:
         model: a causal language model.
-        batch: `input_ids`, `attention_mask` and `labels` (`IGNORED` where a token does not count), each (batch, length),
-            padded on the right. Labels at position 0 do not count: nothing stands before it.
+        batch: `input_ids`, `attention_mask` and `labels` (`IGNORED` where a token does not count), each of shape
+            (batch, length), padded on the right. Labels at position 0 do not count: nothing stands before it.
     """
     labels = batch["labels"]
     counted = labels != IGNORED
-    # Prompts come first, so the logits before the earliest completion are never needed, and the model can leave out what
-    # is by far its largest tensor with a large vocabulary.
+    # Prompts come first, so the logits before the earliest completion are never needed, and the model can leave out
+    # what is by far its largest tensor with a large vocabulary.
     first = max(1, int(counted.any(dim=0).int().argmax()))
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     n_kept = labels.shape[1] - first + 1
@@ -126,7 +126,7 @@ def effective_max_length(model: torch.nn.Module, max_length: int | None) -> int:
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every module gets its own mode back.
 
-    A model that was trained under autocast and holds float32 adapters over a bfloat16 base runs under autocast here too.
+    A model with float32 adapters over a bfloat16 base was trained under autocast, and runs under autocast here too.
     """
     modes = {module: module.training for module in model.modules()}
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}

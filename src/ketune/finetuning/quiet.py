@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 KNOWN_WARNINGS = (
-    # transformers 5 renames gradient to activation checkpointing; PEFT 0.21, TRL 1 and we, who support 5.0, use the old name.
+    # transformers 5 renames gradient to activation checkpointing; PEFT 0.21, TRL 1 and we use the old name.
     (FutureWarning, "`.*gradient_checkpointing.*` is deprecated"),
 )
 """Warnings of libraries about each other, which no user can do anything about."""

@@ -29,9 +29,9 @@ def scores(
 
     Returns:
         `bleu`: corpus BLEU over all references (sacrebleu, its default 13a tokenisation), in points from 0 to 100.
-        `rouge1`, `rouge2`, `rougeL`: mean F1 against the best reference of each text (rouge-score, without stemming), in
-        points. `exact_match`: share from 0 to 1 of texts that equal a reference (see `is_match`). `bertscore`: mean F1
-        against the best reference, in points.
+        `rouge1`, `rouge2`, `rougeL`: mean F1 against the best reference of each text (rouge-score, without stemming),
+        in points. `exact_match`: share from 0 to 1 of texts that equal a reference (see `is_match`). `bertscore`: mean
+        F1 against the best reference, in points.
 
     Raises:
         DataError: if the lengths differ, there is nothing to score, or a prediction has no reference.
@@ -57,8 +57,8 @@ def scores(
 def is_match(prediction: str, references: Sequence[str]) -> bool:
     """Whether a text gives the answer of one of the references.
 
-    If the references mark their final number with `####` (GSM8K), the number after the mark must be equal; a text without
-    the mark gives no answer. Otherwise the texts must be equal after normalisation (case, punctuation, articles, blanks).
+    If the references mark their final number with `####` (GSM8K), the number after the mark must be equal; a text
+    without the mark gives no answer. Otherwise the texts must be equal after `normalise`.
     """
     if all(ANSWER_MARK in reference for reference in references):
         answer = final_number(prediction)

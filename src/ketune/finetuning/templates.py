@@ -1,7 +1,7 @@
 """Prompt templates: how a row of a data set becomes a prompt and the texts that may follow it.
 
-A built-in template knows the columns it needs under each of their usual names, so that the template of a data set can be
-found from its columns alone. A user's own template is a text with the names of columns in braces.
+A built-in template knows the columns it needs under each of their usual names, so that the template of a data set can
+be found from its columns alone. A user's own template is a text with the names of columns in braces.
 """
 
 from __future__ import annotations
@@ -284,8 +284,8 @@ def no_template_message(source: str, columns: Sequence[str]) -> str:
     hint = f" ({'; '.join(near)}: rename it, or pass columns={{role: column}})" if near else ""
     first, last = (columns[0], columns[-1]) if len(columns) > 1 else ("question", "answer")
     return (
-        f"{source}: no built-in template fits the columns {', '.join(map(repr, columns))}{hint}; pass a template such as "
-        f"'{{{first}}}\\n{{{last}}}', whose last column is what is learned"
+        f"{source}: no built-in template fits the columns {', '.join(map(repr, columns))}{hint}; pass a template such "
+        f"as '{{{first}}}\\n{{{last}}}', whose last column is what is learned"
     )
 
 

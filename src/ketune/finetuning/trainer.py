@@ -47,7 +47,7 @@ class Trainer(SFTTrainer):
         optimizer = super().create_optimizer(model)
         if is_new and isinstance(self.model, PeftModel):
             for name in self.model.active_adapters:
-                config = self.model.peft_config[name]
+                config: Any = self.model.peft_config[name]
                 if hasattr(config, "wrap_optimizer"):
                     optimizer = config.wrap_optimizer(optimizer, self.model, name, self.args.max_steps)
             self.optimizer = optimizer

@@ -42,8 +42,8 @@ class FinetuneResult:
         model: the trained model in evaluation mode: a `PeftModel`, or the base model after full fine-tuning.
         tokenizer: its tokenizer.
         data: the task as it was trained on (chats rendered); use its splits for evaluation.
-        history: a record per logged step: `step`, `tokens` (non-padding, so far), `seconds` (in training steps, so far),
-            `loss` (mean since the last record), `learning_rate`, and `eval_loss` at evaluated steps.
+        history: a record per logged step: `step`, `tokens` (non-padding, so far), `seconds` (in steps, so far), `loss`
+            (mean since the last record), `learning_rate`, and `eval_loss` at evaluated steps.
         adapter_dir: folder with the adapter, or with the whole model and tokenizer after full fine-tuning.
         train_seconds: time in training steps, over all runs that a kill divided.
         step_seconds_median: median duration of a step, without the first two of each process; NaN for shorter runs.
@@ -84,8 +84,8 @@ def finetune(
     """Trains an adapter, or the whole model, on the completions of a task.
 
     Args:
-        model: a folder, a hub id, `"builtin:base"`, a model in memory (trained in place), or a `PeftModel`, whose active
-            adapter is trained further.
+        model: a folder, a hub id, `"builtin:base"`, a model in memory (trained in place), or a `PeftModel`, whose
+            active adapter is trained further.
         data: a task, or a source for `load_task`.
         adapter: any PEFT configuration; None trains all weights (or goes on with the adapter of a `PeftModel`).
         output_dir: gets `adapter/` (the result), `checkpoints/` and `run.json`.
