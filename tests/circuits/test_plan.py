@@ -1,0 +1,119 @@
+"""Random circuits of every gate: the fast simulator against the plain one, in both forms of execution."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ketune.circuits import Circuit, Gate, run, rxryrz_ring, ry_ring, ryrz_ring_ry, simulate
+from ketune.circuits._gates import GATES
+from ketune.circuits._plan import Plan, describe, program
+
+
+@st.composite
+def circuits(draw, max_wires=5, max_gates=25):
+    n_wires = draw(st.integers(1, max_wires))
+    names = sorted(name for name, spec in GATES.items() if spec.n_wires <= n_wires)
+    gates, n_angles = [], 0
+    for name in draw(st.lists(st.sampled_from(names), max_size=max_gates)):
+        wires = draw(st.permutations(range(n_wires)))[: GATES[name].n_wires]
+        angle = None
+        if GATES[name].has_angle:
+            # Now and then an angle that an earlier gate uses too.
+            angle = draw(st.integers(max(0, n_angles - 2), n_angles))
+            n_angles = max(n_angles, angle + 1)
+        gates.append(Gate(name, tuple(wires), angle))
+    return Circuit(n_wires, tuple(gates))
+
+
+@pytest.fixture(params=["matrix", "layers"])
+def form(request, monkeypatch):
+    """Forces one of the two ways to run a plan."""
+    linear = Plan.builds_matrix
+    by_matrix = request.param == "matrix"
+    monkeypatch.setattr(Plan, "builds_matrix", lambda p, n: linear(p, n) if p.readout == "amplitudes" else by_matrix)
+    return request.param
+
+
+def compare(circuit, readout_of_states, seed, **arguments):
+    """Values and both gradients of `run` against those of `simulate`."""
+    generator = torch.Generator().manual_seed(seed)
+    n_features = int(torch.randint(1, 2**circuit.n_wires + 1, (), generator=generator))
+    x = torch.randn(3, n_features, dtype=torch.float64, generator=generator).requires_grad_()
+    angles = torch.randn(circuit.n_angles, dtype=torch.float64, generator=generator).requires_grad_()
+    padded = torch.nn.functional.pad(x, (0, 2**circuit.n_wires - n_features))
+    expected = readout_of_states(simulate(circuit, angles, padded), padded.square().sum(-1, keepdim=True))
+    out = run(circuit, x, angles, **arguments)
+    torch.testing.assert_close(out, expected, atol=1e-11, rtol=1e-11)
+    weights = torch.randn(out.shape, dtype=torch.float64, generator=generator)
+    inputs = (x, angles) if circuit.n_angles else (x,)
+    gradients = torch.autograd.grad(out, inputs, weights)
+    wanted = torch.autograd.grad(expected, inputs, weights)
+    # A division by a small norm enlarges rounding errors, so compare on the gradients' own scale.
+    for ours, theirs in zip(gradients, wanted):
+        torch.testing.assert_close(ours, theirs, atol=1e-10 * float(theirs.abs().max() + 1), rtol=0)
+
+
+@settings(deadline=None, max_examples=40, database=None)
+@given(circuits(), st.integers(0, 1000))
+def check_probabilities(circuit, seed):
+    compare(circuit, lambda states, norms: states.abs().square() / norms, seed, readout="probabilities")
+
+
+@settings(deadline=None, max_examples=40, database=None)
+@given(circuits(), st.integers(0, 1000))
+def check_amplitudes(circuit, seed):
+    compare(circuit, lambda states, norms: states.real if states.is_complex() else states, seed, readout="amplitudes")
+
+
+def test_random_circuits_have_the_probabilities_of_the_plain_simulation(form):
+    check_probabilities()
+
+
+def test_random_circuits_have_the_amplitudes_of_the_plain_simulation():
+    check_amplitudes()
+
+
+def plan_of(circuit, readout="pauli_z"):
+    return program(describe(circuit.text, "amplitude", readout, None, 2**circuit.n_wires)).plans[0]
+
+
+def test_rotations_and_permutations_share_layers():
+    assert plan_of(ry_ring(6, 3)).n_layers == 3
+    assert plan_of(rxryrz_ring(6, 3)).n_layers == 3
+    # The closing RY of a layer and the opening RY, RZ of the next fit into one product of three rotations.
+    assert plan_of(ryrz_ring_ry(6, 3)).n_layers == 4
+
+
+def test_real_layers_of_a_complex_circuit_stay_real():
+    assert plan_of(ryrz_ring_ry(6)).n_complex == 1
+    assert plan_of(ry_ring(6, 3)).is_real
+
+
+def test_more_rotations_on_a_wire_than_a_table_holds_open_another_layer():
+    circuit = Circuit(1, tuple(Gate("RX" if k % 2 else "RY", (0,), k) for k in range(8)))
+    assert plan_of(circuit).n_layers == 3
+    x, angles = torch.randn(2, 2, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
+    states = simulate(circuit, angles, x / x.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(run(circuit, x, angles, readout="probabilities"), states.abs().square())
+
+
+def test_the_cost_model_builds_a_matrix_for_many_samples_and_few_wires():
+    assert plan_of(rxryrz_ring(6, 4)).builds_matrix(2048)
+    assert not plan_of(rxryrz_ring(6, 4)).builds_matrix(8)
+    assert not plan_of(rxryrz_ring(12, 4)).builds_matrix(2048)
+
+
+@pytest.mark.parametrize("n_wires", [7, 8, 10])
+def test_both_forms_agree_on_batches_of_several_chunks(n_wires, monkeypatch):
+    circuit = ryrz_ring_ry(n_wires, 2)
+    generator = torch.Generator().manual_seed(n_wires)
+    x = torch.randn(300, 2**n_wires - 3, dtype=torch.float64, generator=generator).requires_grad_()
+    angles = torch.randn(circuit.n_angles, dtype=torch.float64, generator=generator).requires_grad_()
+    results = []
+    for by_matrix in (True, False):
+        monkeypatch.setattr(Plan, "builds_matrix", lambda plan, n, value=by_matrix: value)
+        out = run(circuit, x, angles)
+        results.append((out, *torch.autograd.grad(out.sin().sum(), (x, angles))))
+    for by_matrix, by_layers in zip(*results):
+        torch.testing.assert_close(by_matrix, by_layers, atol=1e-12, rtol=1e-10)
