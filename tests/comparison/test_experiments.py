@@ -44,9 +44,10 @@ def test_a_written_experiment_is_read_by_peft_itself(tmp_path):
 
 def test_training_params_hold_nothing_that_pefts_own_reader_refuses():
     """PEFT's `TrainConfig(**params)` takes these fields and no others (method_comparison/MetaMathQA/utils.py)."""
-    theirs = set(
-        ["model_id", "dtype", "max_seq_length", "batch_size", "batch_size_eval", "max_steps", "eval_steps", "compile", "use_gc", "query_template", "seed", "grad_norm_clip", "optimizer_type", "optimizer_kwargs", "lr_scheduler", "use_amp", "autocast_adapter_dtype", "generation_kwargs", "attn_implementation", "init_kv_cache_prefix"]
-    )
+    theirs = {"model_id", "dtype", "max_seq_length", "batch_size", "batch_size_eval", "max_steps", "eval_steps"}
+    theirs |= {"compile", "use_gc", "query_template", "seed", "grad_norm_clip", "optimizer_type", "optimizer_kwargs"}
+    theirs |= {"lr_scheduler", "use_amp", "autocast_adapter_dtype", "generation_kwargs", "attn_implementation"}
+    theirs |= {"init_kv_cache_prefix"}
     from ketune.finetuning import TrainingParams
 
     assert set(training_to_peft(TrainingParams().to_dict(), Experiment("lora", "default", 1e-3), "m")) <= theirs

@@ -1,4 +1,4 @@
-"""Learning rates are chosen on the validation split, with as many trials for each method, and trials are not repeated."""
+"""Learning rates are chosen on the validation split, and trials are not repeated."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def hidden_change(adapted: torch.Tensor, base: torch.Tensor) -> dict[str, Any]:
 
 
 def weight_changes(model: nn.Module, base: nn.Module | None = None) -> dict[str, dict[str, Any]] | None:
-    """The spectrum of each changed weight matrix by module name, or None where the change is no matrix.
+    """The spectrum of each changed weight matrix by the module's name in the base, or None where there is none.
 
     Args:
         model: A PeftModel, or a fully fine-tuned model.
@@ -116,7 +116,8 @@ def weight_changes(model: nn.Module, base: nn.Module | None = None) -> dict[str,
     matrices = _full_changes(model, base) if base is not None else _update_matrices(model)
     if not matrices:
         return None
-    return {name: spectrum(matrices[name]) for name in _spread(list(matrices), MAX_MATRICES)}
+    kept = _spread(list(matrices), MAX_MATRICES)
+    return {name.removeprefix("base_model.model."): spectrum(matrices[name]) for name in kept}
 
 
 def _update_matrices(model: nn.Module) -> Mapping[str, torch.Tensor]:
@@ -127,12 +128,12 @@ def _update_matrices(model: nn.Module) -> Mapping[str, torch.Tensor]:
 
 def _full_changes(model: nn.Module, base: nn.Module) -> dict[str, torch.Tensor]:
     names = default_targets(base)
-    before = {name: module for name, module in base.named_modules() if name.rsplit(".", 1)[-1] in names}
+    before = dict(base.named_parameters())
     changes = {}
-    for name, module in model.named_modules():
-        if name in before and getattr(module, "weight", None) is not None and module.weight.ndim == 2:
-            old = before[name].weight.detach()
-            changes[name] = module.weight.detach().float() - old.to(module.weight.device).float()
+    for key, new in model.named_parameters():
+        name = key.removesuffix(".weight")
+        if name != key and name.rsplit(".", 1)[-1] in names and new.ndim == 2:
+            changes[name] = new.detach().float() - before[key].detach().to(new.device).float()
     return changes
 
 

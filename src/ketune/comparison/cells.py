@@ -140,7 +140,7 @@ def run_cell(request: CellRequest, report: Report) -> dict[str, Any]:
             peft_config=None if config is None else _plain(config.to_dict()),
         ),
         train_info=TrainInfo(
-            **meter.peft_fields(memory),
+            **meter.peft_fields(memory),  # pyright: ignore[reportArgumentType]
             train_time=trained.train_seconds,
             file_size=folder_bytes(trained.adapter_dir),
             num_trainable_params=trained.n_trainable,

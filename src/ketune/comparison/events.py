@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan stands: `cells` will be run or skipped, `budget` is the count of parameters that methods are sized to."""
+    """The plan stands. `cells` will be run or skipped, `budget` counts the parameters that methods are sized to."""
 
     cells: tuple[str, ...]
     n_finished: int

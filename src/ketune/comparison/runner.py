@@ -88,8 +88,8 @@ def run_comparison(
         What ran, what failed and where the report is. Ctrl-C ends the call, not the process: see `interrupted`.
 
     Raises:
-        KetuneError: Nothing can be run as asked: another comparison stands in `out` or runs there now, or the model, the
-            data, the budget or an experiment folder cannot be used.
+        KetuneError: Nothing can be run as asked: another comparison stands in `out` or runs there now, or the model,
+            the data, the budget or an experiment folder cannot be used.
     """
     if jobs is not None and jobs < 1:
         raise SpecError(f"jobs={jobs}: pass at least 1 cell at a time")

@@ -66,8 +66,9 @@ class _Running:
 class Workers:
     """Up to `n` processes at once.
 
-    Processes are forked from a server that has imported the libraries and nothing else (`preload`), so that a job starts
-    quickly and its peak memory is its own. With a CUDA device each process starts afresh: a forked one could not use it.
+    Processes are forked from a server that has imported the libraries and nothing else (`preload`), so that a job
+    starts quickly and its peak memory is its own. With a CUDA device each process starts afresh, because a forked one
+    may not be able to use it.
 
     Args:
         n: Jobs at once.
@@ -101,7 +102,8 @@ class Workers:
         """Start a job; the caller has looked that there is room."""
         ours, theirs = self._context.Pipe(duplex=True)
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        process = self._context.Process(target=_main, args=(theirs, job, self.threads), name=job.name, daemon=False)
+        make: Any = self._context.Process  # pyright: ignore[reportAttributeAccessIssue]
+        process: BaseProcess = make(target=_main, args=(theirs, job, self.threads), name=job.name)
         with _hidden_main():
             process.start()
         theirs.close()
