@@ -2,7 +2,7 @@
 
 PEFT keeps its methods in an enum (`PeftType`) and four dictionaries. It offers `register_peft_method` for the
 dictionaries, but none for the enum, so this file adds the member at run time. It is the only place that touches enum
-internals; `tests/adapters/test_peft_types.py` checks lookup, iteration, copying and pickling on every Python we support.
+internals; `tests/adapters/test_peft_types.py` checks lookup, iteration, copying and pickling.
 """
 
 from __future__ import annotations

@@ -28,10 +28,11 @@ def z_words(n_wires: int, count: int) -> list[str]:
 
 
 def unit_factor(readout: str | list[str], n_wires: int) -> float:
-    """The factor that brings a readout to unit standard deviation over random real directions.
+    """The factor that brings a readout to unit standard deviation over random real directions, for a real circuit.
 
     A Pauli word of a random real state of N = 2^n amplitudes has variance 2 / (N + 2), a probability about 2 / N^2, and
-    an amplitude of an unnormalised vector the scale of its entries.
+    an amplitude of an unnormalised vector the scale of its entries. A circuit with RX or RZ gates spreads part of that
+    over imaginary parts, which leaves less, down to about 1 / sqrt(2) of the deviation.
     """
     size = 2**n_wires
     if readout == "amplitudes":

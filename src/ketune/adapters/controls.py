@@ -21,7 +21,7 @@ CONTROLS = ("trained", "frozen", "classical", "none")
 def givens_rotation(angles: torch.Tensor, size: int) -> torch.Tensor:
     """An orthogonal matrix (size, size), the product of plane rotations by `angles` (n,).
 
-    Rotation t turns the plane of axes t and t + 1 (both modulo `size`); all zero gives the identity. `size` is at least 2.
+    Rotation t turns the plane of axes t and t + 1 (both modulo `size`, at least 2); all zero gives the identity.
     """
     matrix = torch.eye(size, dtype=angles.dtype, device=angles.device)
     for t, (cos, sin) in enumerate(zip(angles.cos(), angles.sin())):
@@ -50,7 +50,8 @@ class GivensFeatures(nn.Module):
 
     The input's direction is projected on fixed Walsh functions, turned by plane rotations with trainable angles (as
     many as the circuit has) and, unless `linear`, bounded by tanh. Like the circuit it sees the direction only, gives
-    bounded values and costs the same number of parameters; unlike it there is no state, no entangler and no squared readout.
+    bounded values and costs the same number of parameters; unlike it there is no state, no entangler and no squared
+    readout.
 
     Args:
         in_features: width of the input.

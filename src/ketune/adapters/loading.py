@@ -5,27 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peft import AutoPeftModel, PeftConfig, PeftModel
-from peft.auto import (
-    AutoPeftModelForCausalLM,
-    AutoPeftModelForFeatureExtraction,
-    AutoPeftModelForQuestionAnswering,
-    AutoPeftModelForSeq2SeqLM,
-    AutoPeftModelForSequenceClassification,
-    AutoPeftModelForTokenClassification,
+from peft import PeftConfig, PeftModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
 )
-from transformers import PreTrainedModel
 
 from ketune.assets.names import resolve_model
 from ketune.errors import KetuneError
 
-_BY_TASK = {
-    "CAUSAL_LM": AutoPeftModelForCausalLM,
-    "SEQ_2_SEQ_LM": AutoPeftModelForSeq2SeqLM,
-    "SEQ_CLS": AutoPeftModelForSequenceClassification,
-    "TOKEN_CLS": AutoPeftModelForTokenClassification,
-    "QUESTION_ANS": AutoPeftModelForQuestionAnswering,
-    "FEATURE_EXTRACTION": AutoPeftModelForFeatureExtraction,
+_BY_TASK: dict[str, Any] = {
+    "CAUSAL_LM": AutoModelForCausalLM,
+    "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
+    "SEQ_CLS": AutoModelForSequenceClassification,
+    "TOKEN_CLS": AutoModelForTokenClassification,
+    "QUESTION_ANS": AutoModelForQuestionAnswering,
+    "FEATURE_EXTRACTION": AutoModel,
 }
 
 
@@ -69,10 +69,6 @@ def load(
         return PeftModel.from_pretrained(model, str(folder), config=config, **options)
     if not config.base_model_name_or_path:
         raise KetuneError(f"the adapter at {str(folder)!r} does not name its base model; pass load(..., model=...)")
-    config.base_model_name_or_path = resolve_model(config.base_model_name_or_path)
-    auto = _BY_TASK.get(str(getattr(config.task_type, "value", config.task_type)), AutoPeftModel)
-    loader: Any = auto.target_class if auto.target_class is not None else None
-    if loader is None:
-        return auto.from_pretrained(str(folder), config=config, **options, **base_kwargs)
-    base = loader.from_pretrained(config.base_model_name_or_path, **base_kwargs)
+    auto = _BY_TASK.get(str(getattr(config.task_type, "value", config.task_type)), AutoModelForCausalLM)
+    base = auto.from_pretrained(resolve_model(config.base_model_name_or_path), **base_kwargs)
     return PeftModel.from_pretrained(base, str(folder), config=config, **options)

@@ -64,7 +64,7 @@ class QAAConfig(AdapterConfig):
     readout_scale: str = field(
         default="analytic",
         metadata={
-            "help": "'raw', 'analytic' (to unit standard deviation for random directions) or 'layer_norm' (no weights)."
+            "help": "'raw', 'analytic' (to about unit deviation over random directions) or 'layer_norm' (no weights)."
         },
     )
     up_bias: bool = field(default=False, metadata={"help": "Give the map back to the layer's width a bias."})

@@ -1,0 +1,43 @@
+"""The classical stand-in: orthogonal, exact count, direction only."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ketune.adapters.controls import GivensFeatures, givens_rotation, walsh_rows
+
+
+@given(size=st.integers(2, 9), n=st.integers(0, 20), seed=st.integers(0, 1000))
+def test_plane_rotations_give_a_rotation(size, n, seed):
+    angles = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    matrix = givens_rotation(angles, size)
+    assert torch.allclose(matrix @ matrix.T, torch.eye(size, dtype=torch.float64), atol=1e-12)
+    assert torch.linalg.det(matrix).item() == pytest.approx(1.0)
+
+
+def test_angles_of_zero_give_the_identity():
+    assert torch.equal(givens_rotation(torch.zeros(5), 3), torch.eye(3))
+
+
+def test_walsh_functions_are_orthogonal_and_never_constant():
+    rows = walsh_rows(15, 16)
+    assert torch.equal(rows @ rows.T, 16 * torch.eye(15))
+    assert torch.equal(rows.sum(1), torch.zeros(15))
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_the_stand_in_has_as_many_angles_as_asked_and_sees_the_direction_only(width):
+    features = GivensFeatures(12, width, n_angles=7, linear=False)
+    assert sum(p.numel() for p in features.parameters()) == 7
+    x = torch.randn(6, 12)
+    assert features(x).shape == (6, width)
+    assert torch.allclose(features(3 * x), features(x), atol=1e-6)
+    assert features(x).abs().max() <= 1
+    assert torch.isfinite(features(torch.zeros(1, 12))).all()
+
+
+def test_the_linear_stand_in_is_linear():
+    features = GivensFeatures(12, 4, n_angles=9, linear=True)
+    x, y = torch.randn(2, 12), torch.randn(2, 12)
+    assert torch.allclose(features(2 * x - y), 2 * features(x) - features(y), atol=1e-5)
