@@ -100,7 +100,7 @@ class Encoder:
         eos: Any = self.tokenizer.eos_token_id
         text = self.tokenizer("a")["input_ids"]
         adds_start = bos is not None and len(text) > 0 and text[0] == bos  # pyright: ignore[reportIndexIssue]
-        self.start = [bos] if adds_start else []
+        self.start = [int(bos)] if adds_start else []
         # A text without a prompt still needs one token to predict its first one from.
         self._start_of_text: list[int] = [bos if bos is not None else eos]
         pieces = self.tokenizer.tokenize("a")

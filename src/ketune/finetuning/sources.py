@@ -108,6 +108,8 @@ def read_files(paths: list[Path]) -> Dataset:
             rows = load_dataset(reader, data_files=[str(p) for p in paths], split="train", **options)
         except Exception as error:  # the readers raise a dozen kinds of errors; the cause holds the useful line
             cause = error.__cause__ or error
+            if "corresponds to no data" in str(cause):
+                raise DataError(f"{paths[0]}: the file holds no rows") from error
             raise DataError(f"{paths[0]}: cannot be read as {reader}: {_first_line(cause)}") from error
     if len(rows) == 0:  # pyright: ignore[reportArgumentType]
         raise DataError(f"{paths[0]}: the file holds no rows")
