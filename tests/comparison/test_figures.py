@@ -14,7 +14,13 @@ from result_builder import CELLS, build_result
 from ketune.comparison.arms import Comparison, group
 from ketune.comparison.figure_labels import spread
 from ketune.comparison.figure_style import colour, dashes, marker, to_svg
-from ketune.comparison.figures_capacity import circuit_figure, mean_spectrum, spectrum_figure
+from ketune.comparison.figures_capacity import (
+    circuit_figure,
+    mean_spectrum,
+    mean_weight_spectrum,
+    spectrum_figure,
+    weight_spectrum_figure,
+)
 from ketune.comparison.figures_convergence import loss_figure, mean_curve, smooth
 from ketune.comparison.figures_efficiency import bar_figure, difference_figure, learning_rate_figure, quality_figure
 
@@ -161,9 +167,32 @@ def test_differences_are_drawn_at_their_means(arms):
     assert drawn == {test.difference.mean for test in tests.values() if test.difference}
 
 
+def test_whiskers_of_bars_reach_from_the_lowest_to_the_highest_seed():
+    results = [
+        build_result("lora", seed=seed, speed={"step_seconds_median": x}) for seed, x in enumerate((0.2, 0.5, 0.3))
+    ]
+    figure = bar_figure(group(results), "step_seconds", "ms", 1e3)
+    assert figure is not None
+    (axes,) = figure.axes
+    assert list(axes.lines[0].get_xdata()) == pytest.approx([200, 500])
+    assert [text.get_text() for text in axes.texts] == ["333"]
+
+
+def test_the_weight_spectrum_counts_matrices_that_end_early_as_zero_there():
+    result = build_result("lora")
+    assert result.ketune.capacity is not None
+    result.ketune.capacity["weights"] = {
+        "q": {"singular_values": [2.0, 1.0]},
+        "v": {"singular_values": [4.0, 4.0, 2.0]},
+    }
+    (arm,) = group([result])
+    assert mean_weight_spectrum(arm) == pytest.approx([1.0, 0.75, 0.25])
+    assert weight_spectrum_figure([arm]) is not None
+
+
 def test_the_mean_spectrum_is_geometric_over_seeds():
     first, second = build_result("lora", seed=0), build_result("lora", seed=1)
-    for result, values in ((first, [2.0, 1.0, 1e-9]), (second, [8.0, 1.0, 1.0])):
+    for result, values in ((first, [2.0, 1.0, 1e-4]), (second, [8.0, 1.0, 1.0])):
         assert result.ketune.capacity is not None
         result.ketune.capacity["hidden"]["singular_values"] = values
     (arm,) = group([first, second])

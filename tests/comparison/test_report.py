@@ -150,6 +150,7 @@ def test_cost_columns_are_means_over_seeds(markdown):
     assert row["Peak memory"] == f"{640 * 2**20 / 1e6:.3g} MB"
     assert row["Adapter file"] == f"{(20480 * 4 + 1500) / 1e3:.3g} kB"
     efficiency = table(markdown, "Efficiency")["LoRA"]
+    assert efficiency["Step (ms)"] == "55.0 (55.0 to 55.0)"
     assert efficiency["Above the model"] == f"{220 * 2**20 / 1e6:.3g} MB"
 
 
@@ -181,6 +182,7 @@ def test_every_figure_of_the_issue_is_there_and_is_no_blank_page(report, markdow
         "peak_memory",
         "step_time",
         "spectrum",
+        "weight_spectrum",
         "effective_rank",
         "circuits",
         "learning_rates",
@@ -318,6 +320,14 @@ def test_scores_that_are_missing_are_dashes(tmp_path):
         del result.ketune.test[name]
     row = table(report_text(write_folder(tmp_path, [result])), "Results")["LoRA"]
     assert (row["BLEU"], row["ROUGE-L"]) == ("–", "–")
+
+
+def test_notes_that_all_cells_share_stand_once(tmp_path):
+    results = [build_result(*key, notes=["shared note"]) for key in [("lora", None), ("qaa", "trained")]]
+    results[1].ketune.notes.append("only here")
+    text = report_text(write_folder(tmp_path, results))
+    assert text.count("shared note") == 1
+    assert "- QAA: only here" in text
 
 
 def test_exact_match_has_a_column_only_where_something_matched(tmp_path):

@@ -7,17 +7,14 @@ import math
 import numpy
 import pytest
 import scipy.stats
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ketune.comparison.statistics import (
-    effective_rank,
     holm,
     mean_interval,
     paired_t_test,
     pareto_front,
-    stable_rank,
     t_probability,
     t_quantile,
 )
@@ -148,26 +145,3 @@ def test_every_point_off_the_front_is_beaten_by_one_on_it(points):
     for i, (a, b) in enumerate(points):
         beaten = any(points[j][0] <= a and points[j][1] <= b and points[j] != (a, b) for j in front)
         assert beaten != (i in front)
-
-
-def test_effective_rank_is_the_number_of_equal_singular_values():
-    assert effective_rank([3.0] * 5 + [0.0] * 7) == pytest.approx(5)
-    assert effective_rank([2.0, 1.0]) == pytest.approx(math.exp(scipy.stats.entropy([2 / 3, 1 / 3])))
-    assert effective_rank([0.0, 0.0]) == 0.0
-    assert effective_rank([]) == 0.0
-
-
-def test_stable_rank_is_frobenius_over_spectral_norm_squared():
-    matrix = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    values = torch.linalg.svdvals(matrix).tolist()
-    expected = (torch.linalg.matrix_norm(matrix) / torch.linalg.matrix_norm(matrix, 2)) ** 2
-    assert stable_rank(values) == pytest.approx(float(expected))
-    assert stable_rank([0.0]) == 0.0
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12), st.floats(0.1, 10))
-def test_ranks_do_not_change_with_scale_and_lie_between_one_and_the_rank(values, scale):
-    for rank in (effective_rank, stable_rank):
-        assert 1 - 1e-9 <= rank(values) <= len(values) + 1e-9
-        assert rank([scale * value for value in values]) == pytest.approx(rank(values))

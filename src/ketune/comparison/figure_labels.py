@@ -26,9 +26,8 @@ def label_line_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -
     heights = spread([min(max(y, 0.0), 1.0) for _, y in points], gap)
     for (x, y), at, (_, _, name, tint) in zip(points, heights, ends):
         y = min(max(y, 0.0), 1.0)
-        axes.plot(
-            [x, 1.012, 1.03], [y, at, at], transform=axes.transAxes, color=tint, linewidth=0.7, alpha=0.7, clip_on=False
-        )
+        style = {"color": tint, "linewidth": 1, "linestyle": ":"}
+        axes.plot([x, 1.012, 1.03], [y, at, at], transform=axes.transAxes, clip_on=False, **style)
         axes.text(1.038, at, name, transform=axes.transAxes, color=tint, va="center", fontsize=9.5)
 
 

@@ -13,7 +13,7 @@ from ketune.comparison.figure_style import NEUTRAL, colour, dashes, drawing, mar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SMALLEST = 1e-5
+_SMALLEST = 1e-3  # smaller values take room in the figure and say nothing
 
 
 def spectrum_figure(arms: Sequence[Arm]) -> Figure | None:
@@ -21,15 +21,29 @@ def spectrum_figure(arms: Sequence[Arm]) -> Figure | None:
 
     None when no arm has a spectrum.
     """
-    spectra = [(arm, values) for arm in arms if (values := mean_spectrum(arm))]
+    return _spectra([(arm, values) for arm in arms if (values := mean_spectrum(arm))])
+
+
+def weight_spectrum_figure(arms: Sequence[Arm]) -> Figure | None:
+    """Singular values of each arm's changed weight matrices over the largest, the mean over matrices and seeds.
+
+    None when no arm's update is a matrix.
+    """
+    return _spectra([(arm, values) for arm in arms if (values := mean_weight_spectrum(arm))])
+
+
+def _spectra(spectra: Sequence[tuple[Arm, list[float]]]) -> Figure | None:
     if not spectra:
         return None
     with drawing():
-        figure, axes = new_axes("index of the singular value", "singular value over the largest")
+        figure, axes = new_axes("index of the singular value (log scale)", "singular value over the largest")
+        axes.set_xscale("log")
         axes.set_yscale("log")
         for arm, values in spectra:
             axes.plot(range(1, len(values) + 1), values, color=colour(arm), linestyle=dashes(arm))
-        axes.set_xlim(1, max(len(values) for _, values in spectra))
+        axes.set_xlim(1, max(max(len(values) for _, values in spectra), 2))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylim(max(_SMALLEST, 0.7 * min(min(values) for _, values in spectra)), 1.3)
         axes.minorticks_off()
         label_line_ends(axes, [(len(values), values[-1], arm.label, colour(arm)) for arm, values in spectra])
@@ -37,7 +51,7 @@ def spectrum_figure(arms: Sequence[Arm]) -> Figure | None:
 
 
 def mean_spectrum(arm: Arm) -> list[float]:
-    """Singular values over the largest, geometric mean over seeds, as far as all seeds are above 1e-5."""
+    """Singular values over the largest, geometric mean over seeds, as far as all seeds are above 1e-3."""
     seeds = []
     for result in arm.results:
         values = ((result.ketune.capacity or {}).get("hidden") or {}).get("singular_values") or []
@@ -48,6 +62,23 @@ def mean_spectrum(arm: Arm) -> list[float]:
         return []
     length = min(len(values) for values in seeds)
     return [math.exp(math.fsum(math.log(v[k]) for v in seeds) / len(seeds)) for k in range(length)]
+
+
+def mean_weight_spectrum(arm: Arm) -> list[float]:
+    """Singular values over the largest, mean over matrices and seeds, as far as the mean is above 1e-3."""
+    spectra = []
+    for result in arm.results:
+        for found in ((result.ketune.capacity or {}).get("weights") or {}).values():
+            values = found.get("singular_values") or [0.0]
+            if values[0] > 0:
+                spectra.append([value / values[0] for value in values])
+    means = []
+    for k in range(max((len(values) for values in spectra), default=0)):
+        mean = math.fsum(values[k] for values in spectra if k < len(values)) / len(spectra)
+        if mean < _SMALLEST:
+            break
+        means.append(mean)
+    return means
 
 
 def circuit_figure(arms: Sequence[Arm]) -> Figure | None:

@@ -70,7 +70,10 @@ def _base_line(axes, base_loss: float | None) -> None:
 
 
 def bar_figure(arms: Sequence[Arm], metric: str, xlabel: str, scale: float, floor: str | None = None) -> Figure | None:
-    """Horizontal bars of one measure, with its values written beside them; None when no arm has it.
+    """Horizontal bars of the mean of one measure, written beside them, with whiskers to the lowest and highest seed.
+
+    None when no arm has it. Whiskers are no confidence intervals: what a cell costs varies with what else the machine
+    did, which is not the chance that Student's t is about.
 
     Args:
         arms: One bar each, the first on top.
@@ -79,23 +82,24 @@ def bar_figure(arms: Sequence[Arm], metric: str, xlabel: str, scale: float, floo
         scale: Factor from the measure's unit to that of the label.
         floor: A measure that stands for what was there before (e.g. the base model's memory); drawn as a lighter part.
     """
-    bars = [(arm, mean) for arm in arms if (mean := arm.mean(metric)) is not None]
+    bars = [(arm, sorted(values)) for arm in arms if (values := arm.values(metric).values())]
     if not bars:
         return None
     with drawing():
         figure, axes = new_axes(xlabel, "", (6.4, 0.9 + 0.36 * len(bars)))
-        longest = max(mean.mean + (mean.half_width or 0.0) for _, mean in bars) * scale
-        for row, (arm, mean) in enumerate(bars):
-            value, error = mean.mean * scale, (mean.half_width or 0.0) * scale
+        longest = max(values[-1] for _, values in bars) * scale
+        for row, (arm, values) in enumerate(bars):
+            mean, low, high = (value * scale for value in (math.fsum(values) / len(values), values[0], values[-1]))
             tint = colour(arm)
             start = 0.0
             if floor is not None and (below := arm.mean(floor)) is not None:
-                start = min(below.mean * scale, value)
+                start = min(below.mean * scale, mean)
                 axes.barh(row, start, height=0.62, color=tint, alpha=0.3)
-            axes.barh(row, value - start, left=start, height=0.62, color=tint, alpha=0.55 if arm.is_control else 1.0)
-            if error:
-                axes.errorbar([value], [row], xerr=[[min(error, value)], [error]], color=INK, elinewidth=1.0, capsize=2)
-            axes.text(value + error + 0.012 * longest, row, f"{value:.3g}", va="center", fontsize=9)
+            axes.barh(row, mean - start, left=start, height=0.62, color=tint, alpha=0.55 if arm.is_control else 1.0)
+            if high > low:
+                axes.plot([low, high], [row, row], color=INK, linewidth=1.2, marker="|", markersize=5)
+            name = f"{mean:,.0f}" if mean >= 100 else f"{mean:#.3g}"
+            axes.text(high + 0.012 * longest, row, name, va="center", fontsize=9)
         axes.set_yticks(range(len(bars)), [arm.label for arm, _ in bars])
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False)

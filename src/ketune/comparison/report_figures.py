@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ketune.comparison.arms import REFERENCE, Comparison
-from ketune.comparison.figures_capacity import circuit_figure, spectrum_figure
+from ketune.comparison.figures_capacity import circuit_figure, spectrum_figure, weight_spectrum_figure
 from ketune.comparison.figures_convergence import AXES, eval_figure, loss_figure
 from ketune.comparison.figures_efficiency import bar_figure, difference_figure, learning_rate_figure, quality_figure
 from ketune.comparison.report_findings import control_tests
@@ -34,6 +34,7 @@ def build_figures(comparison: Comparison) -> dict[str, Figure]:
         "peak_memory": bar_figure(arms, "peak_bytes", "peak memory (MiB)", MIB, floor="baseline_bytes"),
         "step_time": bar_figure(arms, "step_seconds", "median training step (ms)", 1e3),
         "spectrum": spectrum_figure(methods),
+        "weight_spectrum": weight_spectrum_figure(methods),
         "effective_rank": bar_figure(arms, "effective_rank", "effective rank of the change of hidden states", 1.0),
         "circuits": circuit_figure(arms),
         "learning_rates": learning_rate_figure(methods),

@@ -38,7 +38,7 @@ def _block(block: Block, figure_paths: dict[str, str]) -> str:
             shown = [(figure_paths[name], caption) for name, caption in items if name in figure_paths]
             return "\n\n".join(f"![{_alt(caption)}]({path})\n\n{_inline(caption)}" for path, caption in shown)
         case Sample(prompt, answers):
-            return "\n\n".join([_fenced(prompt), *(f"{_escape(who)}:\n\n{_fenced(text)}" for who, text in answers)])
+            return f"{_fenced(prompt)}\n\n{_table(Table(['From', 'Text'], answers, n_text=2))}"
         case Details(summary, blocks):
             inner = "\n\n".join(part for inner in blocks if (part := _block(inner, figure_paths)))
             return f"<details><summary>{_escape(summary)}</summary>\n\n{inner}\n\n</details>"

@@ -85,28 +85,31 @@ def _efficiency(comparison: Comparison, figures: Collection[str]) -> Section:
     arms = [arm for arm in comparison.finished if arm.values("loss")]
     if not arms:
         return Section("Efficiency", [])
+    whiskers = "Whiskers: lowest and highest seed."
     items = [
-        ("peak_memory", "Peak memory of each cell's own process. Pale: in use before training began."),
-        ("step_time", "Time of a training step. Median within a cell, mean over seeds with its 95 % interval."),
+        (
+            "peak_memory",
+            f"Peak memory of each cell's own process. Pale: in use before training began. {whiskers}",
+        ),
+        (
+            "step_time",
+            f"Time of a training step. Median within a cell, mean over seeds. {whiskers}",
+        ),
     ]
     return Section("Efficiency", [tables.efficiency_table(arms), *_figures(items, figures)])
 
 
 def _capacity(comparison: Comparison, figures: Collection[str]) -> Section:
     arms = comparison.finished
-    blocks: list[Block] = [t for t in (tables.capacity_table(arms),) if t is not None]
+    found = (tables.capacity_table(arms), tables.circuit_table(arms))
+    blocks: list[Block] = [table for table in found if table is not None]
     items = [
-        (
-            "spectrum",
-            "Singular values of the change of the hidden states. A slow fall: many directions are used.",
-        ),
+        ("spectrum", "Singular values of the change of the hidden states. A slow fall: many directions are used."),
+        ("weight_spectrum", "Singular values of the changed weights. Mean over matrices, where an update is a matrix."),
         ("effective_rank", "Effective rank of the change of the hidden states. The number of directions that count."),
+        ("circuits", "Entangling capability against expressibility. The ring marks where random states stand."),
     ]
-    blocks += _figures(items, figures)
-    if (circuits := tables.circuit_table(arms)) is not None:
-        caption = "Entangling capability against expressibility. The ring marks where random states stand."
-        blocks += [circuits, *_figures([("circuits", caption)], figures)]
-    return Section("Representational capacity", blocks)
+    return Section("Representational capacity", blocks + _figures(items, figures))
 
 
 def _controls(comparison: Comparison, figures: Collection[str]) -> Section:
@@ -175,12 +178,18 @@ def _problems(comparison: Comparison) -> Section:
         blocks += [Paragraph("Run the same command again to try these cells once more."), failed]
     if comparison.problems:
         blocks += [Paragraph("Files that could not be read:"), Bullets(comparison.problems)]
-    notes = dict.fromkeys(
-        f"{arm.label}: {note}" for arm in comparison.finished for result in arm.results for note in result.ketune.notes
-    )
-    if notes:
-        blocks += [Details("Notes of the cells", [Bullets(list(notes))])]
-    return Section("Failed cells and notes", blocks)
+    if notes := _notes(comparison):
+        blocks.append(Details("Notes of the cells", [Bullets(notes)]))
+    return Section("Failed cells and notes" if failed or comparison.problems else "Notes", blocks)
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """The notes of all cells, once each: those that all methods share first, the others with the name of theirs."""
+    arms = comparison.finished
+    by_arm = {arm.label: dict.fromkeys(note for r in arm.results for note in r.ketune.notes) for arm in arms}
+    first = next(iter(by_arm.values()), {}) if len(arms) > 1 else {}
+    shared = [note for note in first if all(note in notes for notes in by_arm.values())]
+    return shared + [f"{label}: {note}" for label, notes in by_arm.items() for note in notes if note not in shared]
 
 
 def _figures(items: list[tuple[str, str]], figures: Collection[str]) -> list[Block]:

@@ -78,7 +78,7 @@ def _training_and_machine(config: dict[str, Any], meta: dict[str, Any]) -> list[
     machine = [str(processor), *(str(system[key]) for key in ("machine", "system") if system.get(key))]
     for key, name in (("cpu_cores", "cores"), ("threads", "threads per cell"), ("cells_at_once", "cells at once")):
         if system.get(key):
-            machine.append(f"{system[key]} {name}")
+            machine.append(f"{name}: {system[key]}")
     packages = meta.get("package_info") or {}
     versions = [
         f"{name} {packages[f'{name}-version']}"

@@ -108,7 +108,7 @@ def efficiency_table(arms: Sequence[Arm]) -> Table:
                 text.count(arm.n_trainable),
                 text.size(peak),
                 text.size(peak - before) if peak is not None and before is not None else text.NOTHING,
-                text.with_interval(arm.mean("step_seconds"), 1, 1e3),
+                text.with_range(arm.values("step_seconds").values(), 1, 1e3),
                 text.number(_mean(arm.mean("tokens_per_second")), 0),
                 text.number(_mean(arm.mean("train_seconds")), 1),
                 _size(arm.mean("file_bytes")),

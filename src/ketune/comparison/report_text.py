@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ketune.comparison.arms import ALPHA
 from ketune.comparison.statistics import Interval, PairedTest
 
@@ -15,6 +17,16 @@ def with_interval(interval: Interval | None, digits: int, scale: float = 1.0) ->
         return NOTHING
     mean = f"{interval.mean * scale:.{digits}f}"
     return mean if interval.half_width is None else f"{mean} ± {interval.half_width * scale:.{digits}f}"
+
+
+def with_range(values: Collection[float], digits: int, scale: float = 1.0) -> str:
+    """A mean with the lowest and highest value, e.g. "55.0 (54.1 to 56.2)"."""
+    if not values:
+        return NOTHING
+    mean = f"{sum(values) / len(values) * scale:.{digits}f}"
+    return (
+        mean if len(values) == 1 else f"{mean} ({min(values) * scale:.{digits}f} to {max(values) * scale:.{digits}f})"
+    )
 
 
 def number(value: float | None, digits: int, scale: float = 1.0) -> str:

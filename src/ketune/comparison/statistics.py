@@ -1,15 +1,14 @@
-"""The few statistics that a comparison over seeds needs: intervals, paired tests, a correction, a front, ranks.
+"""The few statistics that a comparison over seeds needs: intervals, paired tests, a correction, a front.
 
 Student's t is computed here, from its closed form for whole degrees of freedom, because SciPy is no dependency of ours
 and seeds are counted in whole numbers. Sources: Abramowitz and Stegun, *Handbook of Mathematical Functions*, 26.7.3 and
-26.7.4 (t distribution); Holm 1979, *Scand. J. Statist.* 6 (correction); Cohen 1988 (effect size d_z); Roy and Vetterli
-2007, *The effective rank* (EUSIPCO); Rudelson and Vershynin 2007 (stable rank).
+26.7.4 (t distribution); Holm 1979, *Scand. J. Statist.* 6 (correction); Cohen 1988 (effect size d_z).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -168,22 +167,6 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """
     front = [i for i, (a, b) in enumerate(points) if not any(c <= a and d <= b and (c < a or d < b) for c, d in points)]
     return sorted(front, key=lambda i: points[i])
-
-
-def effective_rank(singular_values: Iterable[float]) -> float:
-    """exp of the entropy of the singular values normalised to sum one: from 1 to their number, 0 for a zero matrix."""
-    values = [value for value in singular_values if value > 0]
-    total = math.fsum(values)
-    if total == 0:
-        return 0.0
-    return math.exp(-math.fsum(value / total * math.log(value / total) for value in values))
-
-
-def stable_rank(singular_values: Iterable[float]) -> float:
-    """Squared Frobenius norm over squared largest singular value: at most the rank, 0 for a zero matrix."""
-    values = list(singular_values)
-    largest = max(values, default=0.0)
-    return math.fsum((value / largest) ** 2 for value in values) if largest > 0 else 0.0
 
 
 def _deviation(values: Sequence[float], mean: float) -> float:
