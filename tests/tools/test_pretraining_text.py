@@ -76,6 +76,31 @@ def test_an_epoch_visits_each_window_once():
     assert torch.equal(batch_at(stream, 3, 4, seed=0), batches[3])
 
 
+def test_pasted_windows_hold_a_passage_twice_and_the_others_stay():
+    from pretrain_base import paste_passages
+
+    windows = torch.arange(3 * 257).view(3, 257)
+    pasted = paste_passages(windows, 2, torch.Generator().manual_seed(0))
+    assert torch.equal(pasted[2], windows[2])
+    for row, original in zip(pasted[:2], windows[:2]):
+        n_lost = 257 - len(row.unique())
+        assert 24 <= n_lost <= 80
+        changed = (row != original).nonzero().flatten()
+        assert len(changed) == n_lost
+        assert (row[changed].diff() == 1).all()  # one passage, in its order
+        assert torch.equal(row[:128], original[:128])
+
+
+def test_a_batch_holds_records_in_its_last_windows():
+    from pretrain_base import CONTEXT, mixed_batch
+
+    novels, records = torch.zeros(CONTEXT * 80, dtype=torch.int16), torch.ones(CONTEXT * 20, dtype=torch.int16)
+    batch = mixed_batch(novels, records, step=0, batch=32, seed=0)
+    assert batch.shape == (32, CONTEXT + 1)
+    assert batch[:26].eq(0).all()
+    assert batch[26:].eq(1).all()
+
+
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
     from pretrain_base import WARMUP_STEPS, Schedule
 
