@@ -1,13 +1,14 @@
 """Speed and memory of `ketune.circuits.run` beside PennyLane and a plain gate-by-gate simulator, in one run.
 
 Every peer computes the same thing: Pauli-Z of every wire for a batch of amplitude-encoded real feature vectors, and the
-gradients of a weighted sum of the readouts to the features and to the angles (one forward and one backward pass). Values and
-gradients of all peers are compared with a float64 reference before anything is timed. Peers take turns, so that a busy
-machine slows all of them alike; the figure is the least CPU time of the repeats (of the device on CUDA), summed over threads.
+gradients of a weighted sum of the readouts to the features and to the angles (one forward and one backward pass).
+Values and gradients of all peers are compared with a float64 reference before anything is timed. Peers take turns, so
+that a busy machine slows all of them alike; the figure is the least CPU time of the turns, summed over threads (on CUDA
+the least wall time of a finished pass).
 
-    python benchmarks/circuits.py                         # the default grid, under two minutes
+    python benchmarks/circuits.py               # the default grid, about a minute
     python benchmarks/circuits.py --wires 8 10 --samples 2048 --layers 2 --ansatz rxryrz_ring
-    python benchmarks/circuits.py --forms                 # also both ways to run a plan: what the cost model chooses from
+    python benchmarks/circuits.py --forms       # also both ways to run a plan: what the cost model chooses from
 """
 
 from __future__ import annotations
@@ -154,14 +155,12 @@ def measure(circuit: Circuit, n_samples: int, args: argparse.Namespace) -> dict[
     few = min(n_samples, 16)
     reference = Step(plain_torch(circuit), x[:few].double(), angles.double(), weights[:few])()
     errors = {
-        name: relative_error(Step(s.forward, x[:few], angles, weights[:few], s.form)(), reference)
-        for name, s in steps.items()
+        name: relative_error(Step(step.forward, x[:few], angles, weights[:few], step.form)(), reference)
+        for name, step in steps.items()
     }
     wrong = {name: error for name, error in errors.items() if not error < args.tolerance}
     if wrong:
-        raise SystemExit(
-            f"peers disagree with the float64 reference at {circuit.n_wires} wires, {n_samples} samples: {wrong}"
-        )
+        raise SystemExit(f"peers disagree with the float64 reference at {circuit.n_wires} wires: {wrong}")
 
     peaks = {name: step.peak_bytes() for name, step in steps.items()}  # the first pass also warms up
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -194,37 +193,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ansatz", default="ryrz_ring_ry", choices=sorted(ANSATZE))
     parser.add_argument("--layers", type=int, default=1, help="layers of the ansatz (default 1)")
-    parser.add_argument(
-        "--wires", type=int, nargs="+", help="numbers of wires; with --samples instead of the default grid"
-    )
-    parser.add_argument("--samples", type=int, nargs="+", help="batch sizes")
+    parser.add_argument("--wires", type=int, nargs="+", help="numbers of wires, in place of the default grid")
+    parser.add_argument("--samples", type=int, nargs="+", help="batch sizes, in place of the default grid")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each peer (default 7)")
-    parser.add_argument(
-        "--seconds", type=float, default=8.0, help="stop taking turns after this long per case (default 8)"
-    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="take no more turns after this (default 5 per case)")
     parser.add_argument("--forms", action="store_true", help="measure both ways to run a plan, too")
     parser.add_argument("--no-pennylane", action="store_true", help="leave PennyLane out")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative error allowed (default 1e-4)")
-    parser.add_argument(
-        "--json", type=Path, default=Path("benchmarks/out/circuits.json"), help="where to write the figures"
-    )
+    parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/circuits.json"), help="where to write")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     grid = DEFAULT_GRID
     if args.wires or args.samples:
         grid = [(n, b) for n in args.wires or [8] for b in args.samples or [64, 512, 2048]]
 
-    machine = (
-        torch.cuda.get_device_name()
-        if args.device.startswith("cuda")
-        else f"{platform.machine()}, {args.threads} thread(s)"
-    )
-    print(
-        f"{args.ansatz}, {args.layers} layer(s), float32, forward + backward to features and angles; {machine}, torch {torch.__version__}"
-    )
-    print(f"{'wires':>5} {'samples':>7}  {'peer':<15} {'CPU ms':>9} {'x ketune':>9} {'peak MiB':>9} {'rel. error':>10}")
+    machine = f"{platform.machine()} CPU, {args.threads} thread(s)"
+    if args.device.startswith("cuda"):
+        machine = torch.cuda.get_device_name()
+    print(f"{args.ansatz}, {args.layers} layer(s), float32, forward + backward to features and angles")
+    print(f"{machine}, torch {torch.__version__}")
+    print(f"{'wires':>5} {'samples':>7}  {'peer':<15} {'ms':>9} {'x ketune':>9} {'peak MiB':>9} {'rel. error':>10}")
     cases = []
     for n_wires, n_samples in grid:
         case = measure(ANSATZE[args.ansatz](n_wires, args.layers), n_samples, args)
