@@ -1,0 +1,146 @@
+"""Getting rid of an adapter: folded into the base model's weights, or, for SoRA, pruned to a plain LoRA."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ketune.errors import KetuneError, ModelError
+from ketune.finetuning.trained import load_trained
+
+
+class MergeError(KetuneError):
+    """An adapter that cannot be merged or pruned, with the reason."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was written.
+
+    Attributes:
+        folder: the new folder.
+        method: PEFT's name of the method that was merged, in lower case.
+        n_parameters: parameters of the merged model, or of the LoRA adapter that pruning left.
+        n_bytes: size of the weights on disk.
+        ranks: by layer, what pruning left; None after merging.
+    """
+
+    folder: Path
+    method: str
+    n_parameters: int
+    n_bytes: int
+    ranks: dict[str, int] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def merge(
+    adapter: str | Path,
+    out: str | Path,
+    model: str | Path | None = None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> Merged:
+    """Folds an adapter into its base model and writes a model that transformers loads without PEFT or Ketune.
+
+    Args:
+        adapter, model, dtype, device, trust_remote_code: as in `load_trained`; the dtype is that of the merged weights.
+        out: a folder that does not stand yet, or is empty; it appears whole or not at all.
+
+    Raises:
+        MergeError: for an adapter that is no change of weights (prefix tuning, QAA with most readouts), and a folder
+            that holds something already.
+        ModelError: as in `load_trained`.
+    """
+    from peft import PeftModel
+
+    target = _free(out)
+    loaded, tokenizer = load_trained(adapter, model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    if not isinstance(loaded, PeftModel):
+        raise MergeError(f"{adapter}: all weights were trained, there is no adapter to merge; use the folder as it is")
+    method = _method(loaded)
+    if loaded.active_peft_config.is_prompt_learning:
+        raise MergeError(
+            f"{adapter}: {method} keeps trained vectors beside the text, which no change of weights stands for; "
+            "keep the adapter and load it with ketune.load"
+        )
+    try:
+        merged = loaded.merge_and_unload(safe_merge=True)  # pyright: ignore[reportCallIssue]
+    except (AttributeError, NotImplementedError, ValueError) as error:
+        raise MergeError(f"{adapter}: {' '.join(str(error).split())}") from error
+
+    def write(folder: Path) -> None:
+        merged.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    _write_folder(target, write)
+    return Merged(target, method, sum(p.numel() for p in merged.parameters()), _weight_bytes(target))
+
+
+def prune_to_lora(
+    adapter: str | Path, out: str | Path, model: str | Path | None = None, *, trust_remote_code: bool = False
+) -> Merged:
+    """Drops the closed gates of a SoRA adapter and writes a plain LoRA adapter of the same function.
+
+    Args:
+        adapter, model, trust_remote_code: as in `load_trained`.
+        out: as in `merge`.
+
+    Raises:
+        KetuneError: when the adapter is not SoRA, no gate is open, or the folder holds something already.
+    """
+    from peft import PeftModel
+
+    from ketune.adapters import effective_ranks, prune
+
+    target = _free(out)
+    loaded, _ = load_trained(adapter, model, dtype="float32", device="cpu", trust_remote_code=trust_remote_code)
+    if not isinstance(loaded, PeftModel):
+        raise MergeError(f"{adapter}: all weights were trained, there is no adapter to prune")
+    if (method := _method(loaded)) != "sora":
+        raise MergeError(f"{adapter}: only SoRA has gates to prune, this adapter is {method}")
+    ranks = {name.removeprefix("base_model.model."): rank for name, rank in effective_ranks(loaded).items()}
+    pruned = prune(loaded)
+    count = sum(p.numel() for name, p in pruned.named_parameters() if ".lora_" in name)
+    _write_folder(target, lambda folder: pruned.save_pretrained(str(folder)))
+    return Merged(target, "sora", count, _weight_bytes(target), ranks)
+
+
+def _method(model: object) -> str:
+    kind = model.active_peft_config.peft_type  # pyright: ignore[reportAttributeAccessIssue]
+    return str(getattr(kind, "value", kind)).lower()
+
+
+def _free(out: str | Path) -> Path:
+    """A folder that may be written, looked at before the work begins."""
+    target = Path(out).expanduser()
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise MergeError(f"{out}: something stands here already; pass a new folder")
+    return target
+
+
+def _write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder beside its place and rename it."""
+    staged = target.with_name(f"{target.name}.tmp{os.getpid()}")
+    try:
+        staged.mkdir(parents=True)
+        write(staged)
+        if target.is_dir():
+            target.rmdir()
+        staged.rename(target)
+    except OSError as error:
+        raise ModelError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
