@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from ketune.comparison.arms import SAME_SIZE, Comparison
 from ketune.comparison.document import Block, Bullets, Code, Section, Table
+from ketune.comparison.report_command import command
 from ketune.comparison.report_text import count
 
 _TRAINING = (
@@ -41,8 +41,8 @@ def what_was_run(comparison: Comparison) -> Section:
             first, last = dates[0][:16].replace("T", " "), dates[-1][:16].replace("T", " ")
             rows.append(("Run", first if first == last else f"{first} to {last}"))
     blocks: list[Block] = [Table(("What", "Value"), rows, n_text=2)]
-    if command := reproduce(comparison):
-        blocks.append(Code(command))
+    if line := command(asked, comparison.folder):
+        blocks.append(Code(line))
     return Section("What was run", blocks)
 
 
@@ -89,26 +89,6 @@ def _training_and_machine(config: dict[str, Any], meta: dict[str, Any]) -> list[
         versions.append(f"Python {system['python']}")
     rows = [("Training", ", ".join(training)), ("Machine", ", ".join(machine)), ("Versions", ", ".join(versions))]
     return [(name, value) for name, value in rows if value]
-
-
-def reproduce(comparison: Comparison) -> str | None:
-    """The command that runs this comparison again, None when nobody wrote down what was asked."""
-    asked = comparison.asked
-    if not asked:
-        return None
-    if asked.get("command"):
-        return str(asked["command"])
-    words = ["ketune", "compare"]
-    for name in ("model", "data"):
-        if asked.get(name):
-            words += [f"--{name}", str(asked[name])]
-    if asked.get("methods"):
-        words += ["--methods", ",".join(asked["methods"])]
-    if asked.get("budget") is not None:
-        words += ["--budget", str(asked["budget"])]
-    words += ["--seeds", ",".join(map(str, asked.get("seeds") or [0]))]
-    words += [flag for key, flag in (("controls", "--controls"), ("tune_lr", "--tune-lr")) if asked.get(key)]
-    return shlex.join([*words, "--out", str(comparison.folder)])
 
 
 def how_measured(comparison: Comparison) -> Section:
