@@ -55,6 +55,8 @@ class Meter(TrainerCallback):
         self._n_steps_here += 1
         if self._n_steps_here > WARM_UP_STEPS:
             self.step_seconds.append(duration)
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last loss counts, wherever logging_steps falls
 
     def to_dict(self) -> dict[str, Any]:
         return {"tokens": self.tokens, "seconds": self.seconds, "step_seconds": self.step_seconds}

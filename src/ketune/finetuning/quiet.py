@@ -9,6 +9,8 @@ from collections.abc import Iterator
 KNOWN_WARNINGS = (
     # transformers 5 renames gradient to activation checkpointing; PEFT 0.21, TRL 1 and we use the old name.
     (FutureWarning, "`.*gradient_checkpointing.*` is deprecated"),
+    # PEFT's LoRA finds the right value for GPT-2's transposed layers by itself.
+    (UserWarning, "fan_in_fan_out is set to False but the target module is `Conv1D`"),
 )
 """Warnings of libraries about each other, which no user can do anything about."""
 

@@ -219,8 +219,9 @@ def _encode(
         if not encoded[split]:
             raise TrainingError(f"{task.name}: no {split} row fits into {max_length} tokens; raise max_length")
     if params.epochs is not None:
-        rows_per_step = params.batch_size * params.gradient_accumulation
-        params = params.replace(max_steps=max(1, math.ceil(params.epochs * len(encoded["train"]) / rows_per_step)))
+        batches = math.ceil(len(encoded["train"]) / params.batch_size)
+        steps_per_epoch = math.ceil(batches / params.gradient_accumulation)
+        params = params.replace(max_steps=max(1, math.ceil(params.epochs * steps_per_epoch)))
     return encoded["train"], encoded["validation"], params
 
 
