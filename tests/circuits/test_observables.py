@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.circuits import dense_reference as dense
 
@@ -10,6 +10,7 @@ from ketune.circuits.observables import measurement_groups, word_signs
 words_of_three = st.lists(st.text("IXYZ", min_size=3, max_size=3), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(words_of_three)
 def test_each_word_is_measured_once_in_a_basis_that_fits_it(words):
     groups = measurement_groups(words)
