@@ -1,4 +1,4 @@
-"""What will be run: sizes that meet one budget, controls at the same size, rates, and refusals before anything starts."""
+"""What will be run: sizes that meet one budget, controls at the same size, rates, and refusals ahead of the run."""
 
 from __future__ import annotations
 

@@ -60,6 +60,7 @@ def test_a_comparison_of_all_methods_ends_complete_with_a_report(finished):
     spec, out, events, outcome = finished
     assert outcome.failed == {}
     assert outcome.complete
+    assert outcome.exit_code == 0
     assert sorted(outcome.finished) == sorted(f"{method}--default--seed0" for method in spec.methods)
     assert outcome.report == out / "report.md"
     assert (out / "report.html").read_text(encoding="utf-8").startswith("<!")
@@ -159,15 +160,16 @@ def test_a_cell_that_fails_does_not_stop_the_others_and_is_tried_again(ask, tmp_
     events = []
     outcome = run_comparison(spec, tmp_path / "out", events.append)
     assert list(outcome.failed) == ["lora--wild--seed0"]
-    assert "diverged" in outcome.failed["lora--wild--seed0"]
+    assert "overflow" in outcome.failed["lora--wild--seed0"]
     assert outcome.finished == ["lora--default--seed0"]
     assert not outcome.complete
+    assert outcome.exit_code == 1
     assert outcome.report is not None
     (failure,) = [event for event in events if isinstance(event, CellFailed)]
     assert Path(failure.log).exists()
     stored = Result.load(tmp_path / "out" / "results" / "lora--wild--seed0.json")
     assert not stored.ok
-    assert "diverged" in stored.run_info.error_msg
+    assert "overflow" in stored.run_info.error_msg
     again = run_comparison(spec, tmp_path / "out")
     assert again.skipped == ["lora--default--seed0"]
     assert list(again.failed) == ["lora--wild--seed0"]
@@ -204,6 +206,7 @@ def test_ctrl_c_ends_the_call_with_advice_and_the_next_one_goes_on(ask, tmp_path
 
     outcome = run_comparison(spec, tmp_path, stop_after_first_cell, jobs=1)
     assert outcome.interrupted
+    assert outcome.exit_code == 130
     assert outcome.finished == ["lora--default--seed0"]
     (interrupted,) = [event for event in events if isinstance(event, Interrupted)]
     assert str(tmp_path) in interrupted.advice

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ketune.comparison.events import CellPhase
-from ketune.comparison.workers import Done, Failed, Job, Workers
+from ketune.comparison.workers import Done, Failed, Job, Workers, warm_up
 from ketune.errors import KetuneError
 
 
@@ -54,8 +54,8 @@ def peak_after_allocating(request, report):
 
 @pytest.fixture(scope="module")
 def workers():
+    warm_up()
     with Workers(1, 1) as pool:
-        pool.warm_up()
         yield pool
 
 
@@ -74,6 +74,14 @@ def test_a_job_reports_events_and_then_its_value_from_another_process(workers, t
     assert done.value["request"] == [1, "two"]
     assert done.value["pid"] != os.getpid()
     assert done.seconds > 0
+
+
+@pytest.mark.slow
+def test_a_job_runs_in_a_fresh_process_where_forking_is_no_option(tmp_path):
+    with Workers(1, 1, start_method="spawn") as pool:
+        event, done = run(pool, echo, "x", tmp_path)
+    assert event == CellPhase("echo", "working")
+    assert done.value["pid"] != os.getpid()
 
 
 def test_what_a_job_prints_goes_to_its_log(workers, tmp_path, capfd):
@@ -130,6 +138,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_job_dies_with_a_parent_that_was_killed(tmp_path):
     beat, script = tmp_path / "beat", tmp_path / "parent.py"
     tests = str(Path(__file__).parent)

@@ -7,14 +7,14 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ketune.comparison.capacity import circuit_metrics, hidden_change, hidden_states, weight_changes
 from ketune.comparison.events import CellPhase, CellProgress, Event
-from ketune.comparison.experiments import Experiment, read_config, training_to_peft
+from ketune.comparison.experiments import Experiment, read_config
 from ketune.comparison.measurement import MemoryMeter, folder_bytes, meta_info
+from ketune.comparison.peft_fields import config_fields, now, peft_metrics, train_config
 from ketune.comparison.planning import Plan, load_data
 from ketune.comparison.result_fields import KetuneInfo, RunInfo, TrainInfo
 from ketune.comparison.results import Result
@@ -108,7 +108,7 @@ def run_trial(request: CellRequest, report: Report) -> dict[str, float]:
 def run_cell(request: CellRequest, report: Report) -> dict[str, Any]:
     """Train, evaluate and measure one cell: the object of its result file, without the base's scores."""
     assert request.experiment is not None
-    began, started = time.perf_counter(), datetime.now(UTC).replace(microsecond=0).isoformat()
+    began, started = time.perf_counter(), now()
     report(CellPhase(request.name, "loading"))
     model, tokenizer, data = _load(request)
     texts = [p + c for p, c in zip(data.validation["prompt"], data.validation["completion"])][
@@ -131,13 +131,13 @@ def run_cell(request: CellRequest, report: Report) -> dict[str, Any]:
         "hidden": hidden_change(hidden_states(trained.model, tokenizer, texts), before),
         "weights": _weight_changes(request, trained),
     }
-    config = _adapter_config(request)
+    spec, config = request.plan.spec, _adapter_config(request)
     result = Result(
         run_info=RunInfo(
             created_at=started,
             experiment_name=f"{request.experiment.method}/{request.experiment.name}",
-            train_config=_train_config(request),
-            peft_config=None if config is None else _plain(config.to_dict()),
+            train_config=train_config(_params(request), request.experiment, spec.model, spec.data, request.seed),
+            peft_config=config_fields(config),
         ),
         train_info=TrainInfo(
             **meter.peft_fields(memory),  # pyright: ignore[reportArgumentType]
@@ -146,11 +146,9 @@ def run_cell(request: CellRequest, report: Report) -> dict[str, Any]:
             num_trainable_params=trained.n_trainable,
             num_total_params=trained.n_total,
             status="success",
-            metrics=_peft_metrics(trained, test, request),
+            metrics=peft_metrics(trained, test, _params(request)),
         ),
-        meta_info=meta_info(
-            request.plan.spec.model, request.plan.spec.data, request.plan.data_fingerprint, **dict(request.system)
-        ),
+        meta_info=meta_info(spec.model, spec.data, request.plan.data_fingerprint, **dict(request.system)),
         ketune=KetuneInfo(
             method=request.experiment.method,
             experiment=request.experiment.name,
@@ -256,59 +254,8 @@ def _weight_changes(request: CellRequest, trained: FinetuneResult) -> dict[str, 
     return weight_changes(trained.model, base)
 
 
-def _train_config(request: CellRequest) -> dict[str, Any]:
-    """PEFT's `train_config`: its own names, and ours for the rest."""
-    assert request.experiment is not None
-    params = _params(request).to_dict()
-    theirs = training_to_peft(params, request.experiment, request.plan.spec.model)
-    theirs["optimizer_kwargs"]["lr"] = request.learning_rate
-    return params | theirs | {"seed": request.seed, "data": request.plan.spec.data}
-
-
-def _peft_metrics(trained: FinetuneResult, test: dict[str, Any], request: CellRequest) -> list[dict[str, Any]]:
-    """PEFT's list of evaluations: those on the validation split while training, and the last on the test split."""
-    params = _params(request)
-    per_step = params.batch_size * params.gradient_accumulation
-    metrics = [
-        {
-            "step": entry["step"],
-            "valid accuracy": None,
-            "valid loss": entry["eval_loss"],
-            "train loss": entry.get("loss"),
-            "train samples": entry["step"] * per_step,
-            "elapsed time": entry.get("seconds"),
-        }
-        for entry in trained.history
-        if entry.get("eval_loss") is not None
-    ]
-    losses = [entry["loss"] for entry in trained.history if entry.get("loss") is not None]
-    last_step = trained.history[-1]["step"] if trained.history else 0
-    metrics.append(
-        {
-            "step": last_step,
-            "test accuracy": test.get("exact_match"),
-            "test loss": test["loss"],
-            "train loss": losses[-1] if losses else None,
-            "train samples": last_step * per_step,
-            "train total tokens": trained.tokens_seen,
-        }
-    )
-    return metrics
-
-
 def _tidy(request: CellRequest) -> None:
     """Remove what only a running cell needs, and fully fine-tuned weights: as large as the base, for each seed."""
     shutil.rmtree(request.folder / "checkpoints", ignore_errors=True)
     if _adapter_config(request) is None and not request.plan.spec.keep_full:
         shutil.rmtree(request.folder / "adapter", ignore_errors=True)
-
-
-def _plain(value: Any) -> Any:
-    """A configuration's values as JSON has them: sets sorted, enums by value."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return getattr(value, "value", value)

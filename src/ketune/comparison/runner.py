@@ -11,7 +11,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,12 @@ from ketune.comparison.events import (
 from ketune.comparison.experiments import Experiment, read_config, write_experiment
 from ketune.comparison.lock import folder_lock
 from ketune.comparison.measurement import available_cores
+from ketune.comparison.peft_fields import failed_result
 from ketune.comparison.planning import Plan, prepare
 from ketune.comparison.result_checks import ResultError
-from ketune.comparison.result_fields import KetuneInfo, RunInfo, TrainInfo
 from ketune.comparison.results import Result
 from ketune.comparison.spec import ComparisonSpec, SpecError
-from ketune.comparison.workers import Done, Failed, Job, Workers
+from ketune.comparison.workers import Done, Failed, Job, Workers, warm_up
 from ketune.errors import KetuneError
 
 BASE_TEST = "base_test.json"
@@ -71,6 +70,11 @@ class Outcome:
         """Whether every cell of the comparison has its result."""
         return not self.failed and not self.interrupted
 
+    @property
+    def exit_code(self) -> int:
+        """For the shell: 0 when complete, 1 when cells failed, 130 when the user stopped it."""
+        return 130 if self.interrupted else int(bool(self.failed))
+
 
 def run_comparison(
     spec: ComparisonSpec, out: str | Path, on_event: OnEvent | None = None, *, jobs: int | None = None
@@ -95,8 +99,7 @@ def run_comparison(
         raise SpecError(f"jobs={jobs}: pass at least 1 cell at a time")
     out = Path(out)
     with folder_lock(out), contextlib.ExitStack() as stack:
-        starting = Workers(1, 1)
-        starting.warm_up()  # the server imports while we plan
+        warm_up()  # the server imports while we plan
         plan = prepare(spec, out)
         n_jobs, threads = _share_cores(plan, jobs)
         workers = stack.enter_context(Workers(n_jobs, threads))
@@ -272,24 +275,8 @@ class _Run:
         """Write a failed cell's result, so that the report can name it, and go on."""
         self.outcome.failed[name] = error
         config = read_config(self.out / experiment.path)
-        Result(
-            run_info=RunInfo(
-                created_at=datetime.now(UTC).replace(microsecond=0).isoformat(),
-                experiment_name=f"{experiment.method}/{experiment.name}",
-                train_config={"model_id": self.plan.spec.model, "seed": seed},
-                peft_config=None if config is None else config.to_dict(),
-                error_msg=error,
-            ),
-            train_info=TrainInfo(num_trainable_params=experiment.n_trainable, status="failed"),
-            ketune=KetuneInfo(
-                method=experiment.method,
-                experiment=experiment.name,
-                seed=seed,
-                control=experiment.control,
-                budget=experiment.budget,
-                learning_rate=experiment.learning_rate,
-            ),
-        ).save(self.out / "results" / f"{name}.json")
+        failure = failed_result(experiment, seed, self.plan.spec.model, config, error)
+        failure.save(self.out / "results" / f"{name}.json")
         self.emit(CellFailed(name, kind, error, str(self.out / "cells" / name / "log.txt")))
 
     def report(self) -> None:

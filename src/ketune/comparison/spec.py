@@ -18,7 +18,7 @@ BUNDLED_DATA = "builtin:inns"
 METHODS = ("full", "lora", "prefix", "sora", "qaa")
 """What `ketune compare` runs when nobody names methods."""
 
-DEFAULT_TRAINING: dict[str, Any] = {"max_steps": 150, "batch_size": 16, "eval_steps": 50}
+DEFAULT_TRAINING: dict[str, Any] = {"max_steps": 80, "batch_size": 8, "eval_steps": 20, "eval_limit": 64}
 """Training parameters of a comparison unless others are asked for. With the sizes of `ComparisonSpec` and the bundled
 model they let five methods times three seeds end within five minutes on two cores."""
 
@@ -84,7 +84,7 @@ class ComparisonSpec:
     n_train: int | None = None
     n_validation: int = 200
     n_test: int = 400
-    n_generate: int = 64
+    n_generate: int = 48
     max_new_tokens: int = 64
     n_capacity: int = 8
     lr_trials: int = 3

@@ -13,6 +13,7 @@ import traceback
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -66,29 +67,21 @@ class _Running:
 class Workers:
     """Up to `n` processes at once.
 
-    Processes are forked from a server that has imported the libraries and nothing else (`preload`), so that a job
+    Processes are forked from a server that has imported the libraries and nothing else (see `warm_up`), so that a job
     starts quickly and its peak memory is its own. With a CUDA device each process starts afresh, because a forked one
     may not be able to use it.
 
     Args:
         n: Jobs at once.
         threads: CPU threads of each.
+        start_method: Of multiprocessing, e.g. "spawn"; None picks as described.
     """
 
-    def __init__(self, n: int, threads: int) -> None:
+    def __init__(self, n: int, threads: int, start_method: str | None = None) -> None:
         self.n = n
         self.threads = threads
         self._running: list[_Running] = []
-        self._context = multiprocessing.get_context(_start_method())
-
-    def warm_up(self) -> None:
-        """Start the imports in the background."""
-        if self._context.get_start_method() == "forkserver":
-            from multiprocessing import forkserver
-
-            self._context.set_forkserver_preload(["ketune.comparison.preload"])
-            with _hidden_main():
-                forkserver.ensure_running()
+        self._context = multiprocessing.get_context(start_method or best_start_method())
 
     @property
     def n_running(self) -> int:
@@ -151,7 +144,16 @@ class Workers:
         self.close()
 
 
-def _start_method() -> str:
+def warm_up() -> None:
+    """Start the fork server, if this machine uses one: it imports in the background while the caller goes on."""
+    if best_start_method() == "forkserver":
+        multiprocessing.set_forkserver_preload(["ketune.comparison.preload"])
+        with _hidden_main():
+            forkserver.ensure_running()
+
+
+def best_start_method() -> str:
+    """ "forkserver", or "spawn" where there is a CUDA device or no fork."""
     import torch
 
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
