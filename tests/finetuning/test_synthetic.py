@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import hashlib
 
 import pytest
 from hypothesis import given, settings
@@ -43,15 +42,21 @@ def test_a_known_seed_gives_the_record_written_down_here():
     )
 
 
-def test_records_do_not_depend_on_the_process_that_draws_them():
-    code = "from ketune.finetuning.synthetic import generate; print(generate('ships', 40, 7))"
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert outputs == {f"{generate('ships', 40, 7)}\n"}
+@pytest.mark.parametrize(
+    ("domain", "digest"),
+    [
+        ("inns", "199af04464726b25"),
+        ("ships", "6948ece8bce79e4f"),
+        ("persons", "8491aa13e4ca3971"),
+        ("books", "b817bc4b6003300e"),
+        ("horses", "949b6557234337a3"),
+    ],
+)
+def test_records_are_the_same_in_every_process_and_release(domain, digest):
+    # Strings hash differently in each process, so an order taken from a set would show here. The bundled model was
+    # trained on the records of the last four domains: whoever changes those must train it again.
+    drawn = [(record.prompt, record.references) for record in generate(domain, 200, seed=7)]
+    assert hashlib.sha256(repr(drawn).encode()).hexdigest()[:16] == digest
 
 
 @given(st.sampled_from(ALL_DOMAINS), st.integers(0, 10**6))

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ketune.finetuning._synthetic_domain import Attribute, Domain
+from ketune.finetuning._synthetic_domain import Domain
 from ketune.finetuning._synthetic_inns import INNS
 from ketune.finetuning._synthetic_pretraining import BOOKS, HORSES, PERSONS, SHIPS
 
@@ -169,4 +169,4 @@ def _capitalise(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-__all__ = ["N_REFERENCES", "PRETRAINING_DOMAINS", "TASK_DOMAIN", "Attribute", "Domain", "Record", "generate", "splits"]
+__all__ = ["N_REFERENCES", "PRETRAINING_DOMAINS", "TASK_DOMAIN", "Record", "generate", "splits"]
