@@ -23,7 +23,12 @@ compare: $(STAMP)  ## compare the five methods on the bundled model; ends with t
 test: $(STAMP)  ## run the tests (a few minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: $(STAMP)  ## run the long tests too: PEFT's own suite on our methods, whole comparisons
+# torchao and bitsandbytes change what PEFT imports, so they come only where they are tested.
+$(VENV)/.quantization: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,quantization]"
+	touch $@
+
+test-slow: $(VENV)/.quantization  ## run the long tests too: PEFT's own suite on our methods, whole comparisons
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(STAMP)  ## format, lint, types, floors of the architecture

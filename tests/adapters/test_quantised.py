@@ -9,7 +9,8 @@ from torch import nn
 
 from ketune import QAAConfig, SoraConfig
 
-bnb = pytest.importorskip("bitsandbytes")
+bnb = pytest.importorskip("bitsandbytes", reason="needs the extra 'quantization'", exc_type=ImportError)
+pytestmark = pytest.mark.slow
 
 MAKERS = {
     "nf4": lambda i, o: bnb.nn.Linear4bit(
