@@ -214,6 +214,13 @@ def test_a_half_written_file_is_reported_by_name_and_the_others_are_read(tmp_pat
     assert "qaa--x--seed0.json" in caplog.text
 
 
+def test_a_comparison_before_its_first_cell_has_no_results_and_no_problems(tmp_path):
+    (tmp_path / "comparison.json").write_text("{}")
+    problems: list[str] = []
+    assert load_results(tmp_path, problems) == []
+    assert problems == []
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ResultError, match=r"no folder .*nowhere.*ketune compare"):
         load_results(tmp_path / "nowhere")

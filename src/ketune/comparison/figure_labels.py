@@ -80,14 +80,11 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
 def _label_column(axes: Axes, points: Sequence[Any], pixels: Sequence[Any], frame: Any, renderer: Any) -> None:
     """Names of one column of points."""
     inch = axes.figure.dpi
-    centre = (frame.y0 + frame.y1) / 2
     gap = 13.5 * inch / 72
     heights = spread([y for _, y in pixels], gap)
-    if len(points) > 1:  # keep the whole column inside the plot
-        shift = max(frame.y0 + gap / 2 - min(heights), 0.0) or min(frame.y1 - gap / 2 - max(heights), 0.0)
-        heights = [height + shift for height in heights]
-    else:
-        heights = [min(max(heights[0], frame.y0 + gap / 2), frame.y1 - gap / 2)] if frame.height > gap else [centre]
+    # Keep the whole column inside the plot.
+    shift = max(frame.y0 + gap / 2 - min(heights), 0.0) or min(frame.y1 - gap / 2 - max(heights), 0.0)
+    heights = [height + shift for height in heights]
     texts = []
     for (x, y, name, tint), (_, pixel_y), height in zip(points, pixels, heights):
         up = (height - pixel_y) * 72 / inch

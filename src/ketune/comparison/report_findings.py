@@ -68,8 +68,8 @@ def _against_reference(comparison: Comparison, arm: Arm, tests: dict[str, Paired
         return []
     fair = same_budget(arm, reference)
     sizes = f"{count(arm.n_trainable)} and {count(reference.n_trainable)} trainable parameters"
-    where = f"at equal budget ({sizes})" if fair else f"not at equal budget ({sizes})"
-    return [f"{_compared(arm.label, reference.label, test)} {where}{_tail(test)}"]
+    where = f" at equal budget ({sizes})" if fair else f", though not at equal budget ({sizes})"
+    return [_compared(arm.label, reference.label, test) + where + _tail(test)]
 
 
 def _others_against_reference(comparison: Comparison, arms: list[Arm], tests: dict[str, PairedTest]) -> list[str]:

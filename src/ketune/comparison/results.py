@@ -159,6 +159,8 @@ def load_results(folder: Path | str, problems: list[str] | None = None) -> list[
     folder = Path(folder)
     if (folder / "results").is_dir():
         folder = folder / "results"
+    elif (folder / "comparison.json").is_file():
+        return []  # a comparison that has not finished its first cell
     if not folder.is_dir():
         raise ResultError(f"no folder {str(folder)!r}; pass the folder that `ketune compare --out` wrote")
     results = []
