@@ -184,7 +184,7 @@ def _main(connection: Connection, job: Job, threads: int) -> None:
             connection.send((kind, value))
 
     try:
-        _limit_threads(threads)
+        _prepare(threads)
         message = ("done", job.work(job.request, lambda event: send("event", event)))
     except KetuneError as error:
         traceback.print_exc()
@@ -213,8 +213,13 @@ def _redirect_output(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-def _limit_threads(threads: int) -> None:
+def _prepare(threads: int) -> None:
+    """Settle what libraries would choose for a process that has the machine to itself."""
     import torch
+    from tqdm import tqdm
+
+    # tqdm's own lock is a semaphore of the system's, which a killed process leaves behind.
+    tqdm.set_lock(threading.RLock())
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["OMP_NUM_THREADS"] = str(threads)
