@@ -100,3 +100,15 @@ def test_a_real_tokenizer_round_trips_prompt_and_completion(shared_data):
         ((row,), _) = encode(tokenizer, "Summary: a girl finds a lost cat.\nStory: ", "Once upon a time")
         text = tokenizer.decode(row.prompt + row.completion, skip_special_tokens=True)
         assert text.strip() == "Summary: a girl finds a lost cat.\nStory: Once upon a time"
+
+
+def test_a_prompt_of_blanks_still_gives_a_token_to_start_from(tokenizer):
+    ((row,), _) = encode(tokenizer, "  ", "red")
+    assert row.prompt == [tokenizer.eos_token_id]
+    assert tokenizer.decode(row.completion[:-1]) == " red"
+
+
+def test_an_end_of_text_token_written_out_in_the_data_counts_once(tokenizer):
+    ((plain,), _) = encode(tokenizer, "a\n", "red apple")
+    ((written,), _) = encode(tokenizer, "a\n", "red apple<end>")
+    assert plain == written

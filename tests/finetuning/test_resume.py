@@ -99,6 +99,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(task, tmp_path, name)
     assert_same_run(whole, resumed)
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_only_the_steps_after_its_checkpoint(llama_folder, tmp_path):
     data = tmp_path / "rows.jsonl"
     rows = [{"prompt": f"fox {i}\n", "completion": f"a red apple {i}"} for i in range(50)]

@@ -231,3 +231,14 @@ def test_real_model_and_data_learn_in_a_few_steps(shared_data, tmp_path):
     model = shared_data / "model-llama-stories-260k"
     result = finetune(model, task, LORA, output_dir=tmp_path, params=params, progress=False)
     assert result.history[-1]["eval_loss"] < result.history[0]["loss"]
+
+
+def test_an_experiment_logger_that_is_not_there_is_named(llama, task, tmp_path):
+    with pytest.raises(TrainingError, match=r"report_to='no_such_logger': not installed.*'none'"):
+        train(llama, task, tmp_path, params=FAST.replace(report_to="no_such_logger"))
+
+
+def test_an_adapter_on_the_output_head_is_refused_in_one_line(llama, task, tmp_path):
+    with pytest.raises(TrainingError, match="lm_head") as caught:
+        train(llama, task, tmp_path, LoraConfig(target_modules=["lm_head"]))
+    assert "\n" not in str(caught.value)

@@ -108,7 +108,7 @@ class Encoder:
 
     def prompt(self, text: str, room: int | None = None) -> tuple[list[int], int]:
         """Returns the tokens of a prompt and how many were cut from its left so that at most `room` remain."""
-        ids = self.start + self._tokens(text.rstrip(" ")) if text else list(self._start_of_text)
+        ids = (self.start + self._tokens(text.rstrip(" "))) or list(self._start_of_text)
         n_cut = 0 if room is None else max(0, len(ids) - room)
         if n_cut:
             keep = len(ids) - n_cut - len(self.start)
@@ -122,6 +122,7 @@ class Encoder:
 
     def encode(self, prompt: str, completion: str, report: EncodingReport) -> list[Encoded]:
         """Encodes a row: one sequence; none if the completion is too long; several for long text without a prompt."""
+        completion = completion.removesuffix(str(self.tokenizer.eos_token))  # some data sets write it out
         tokens, n_bytes = self.completion(completion, prompt), len(completion.encode("utf-8"))
         if not prompt:
             return self._chunks(tokens, n_bytes, report)

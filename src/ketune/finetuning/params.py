@@ -14,7 +14,7 @@ from typing import Any
 from ketune.errors import KetuneError
 from ketune.finetuning.base import DTYPES
 
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt", "cosine_with_min_lr")
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 OPTIMIZERS = (
     "adamw_torch",
     "adamw_torch_fused",

@@ -83,7 +83,7 @@ class Template:
         texts = dict.fromkeys(self.optional, "")
         for role, column in columns.items():
             if role != self.target:
-                texts[role] = str(row[column] or "") if self.verbatim else as_text(row[column])
+                texts[role] = _raw_text(row[column]) if self.verbatim else as_text(row[column])
         prompt, target = self.prompt(texts), row[columns[self.target]]
         if self.verbatim and isinstance(target, str) and target[:1] in (" ", "\n") and not prompt[-1:].isspace():
             prompt += target[0]
@@ -97,6 +97,10 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "; ".join(as_text(item) for item in value)
     return str(value).strip()
+
+
+def _raw_text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def as_references(value: Any) -> list[str]:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import PrinterCallback, TrainerState
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
+from ketune.errors import TrainingError
 from ketune.finetuning.base import resolve_device, resolve_dtype
 from ketune.finetuning.callbacks import Meter
 from ketune.finetuning.checkpoints import MARK, write_json
@@ -77,7 +78,6 @@ class Trainer(SFTTrainer):
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Scores the validation rows with every token weighted alike (the Trainer's own mean weights batches alike)."""
-        self._memory_tracker.start()
         pad = self.processing_class.pad_token_id  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
         scores = score_sequences(self.model, self._eval_sequences, pad, self._eval_batch_size)  # pyright: ignore
         metrics = {f"{metric_key_prefix}_{name}": scores[name] for name in ("loss", "perplexity", "bits_per_byte")}
@@ -164,19 +164,35 @@ def make_trainer(
     rows = Dataset.from_dict(
         {"input_ids": [s.prompt + s.completion for s in train], "labels": [s.labels for s in train]}
     )
-    trainer = Trainer(
-        meter=meter,
-        eval_sequences=validation,
-        eval_batch_size=params.batch_size_eval,
-        model=model,
-        args=config,
-        train_dataset=rows,
-        eval_dataset=rows.select(range(1)),  # only its presence counts; `evaluate` scores `validation`
-        processing_class=tokenizer,
-        callbacks=list(callbacks),
-    )
+    _check_loggers(params.report_to)
+    try:
+        trainer = Trainer(
+            meter=meter,
+            eval_sequences=validation,
+            eval_batch_size=params.batch_size_eval,
+            model=model,
+            args=config,
+            train_dataset=rows,
+            eval_dataset=rows.select(range(1)),  # only its presence counts; `evaluate` scores `validation`
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+    except ValueError as error:  # TRL refuses what it cannot train, e.g. an adapter on the output head
+        raise TrainingError(" ".join(str(error).split())) from error
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _check_loggers(report_to: str | list[str]) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+
+    available = get_available_reporting_integrations()
+    for name in [report_to] if isinstance(report_to, str) else report_to:
+        if name not in ("none", "all", *available):
+            raise TrainingError(
+                f"report_to={name!r}: not installed, or not known to transformers; available here: "
+                f"{', '.join(map(repr, ['none', *available]))}"
+            )
 
 
 def release(trainer: Trainer, model: PreTrainedModel | PeftModel) -> None:
@@ -187,7 +203,10 @@ def release(trainer: Trainer, model: PreTrainedModel | PeftModel) -> None:
         module.__dict__.pop("forward", None)
     if trainer.args.gradient_checkpointing:
         base.gradient_checkpointing_disable()  # pyright: ignore[reportCallIssue]
-    trainer.accelerator.free_memory()
+    if trainer.args.device.type == "cuda":
+        # The optimiser's state sits in reference cycles; evaluation needs that memory now, not at a later collection.
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.accelerator.free_memory()
 
 
 def save_weights(

@@ -232,14 +232,14 @@ def _run(trainer: Any, meter: Meter, checkpoint: Path | None, params: TrainingPa
         notes.append(f"training: went on from the checkpoint at step {step_of(checkpoint)}")
     if checkpoint is not None and step_of(checkpoint) >= params.max_steps:
         trainer.restore_finished(checkpoint)
-        return
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"out of memory with batch_size={params.batch_size}; lower it and raise gradient_accumulation, lower "
-            "max_length, or set gradient_checkpointing=True"
-        ) from error
+    else:
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"out of memory with batch_size={params.batch_size}; lower it and raise gradient_accumulation, lower "
+                "max_length, or set gradient_checkpointing=True"
+            ) from error
     if not any(
         "eval_loss" in entry and entry["step"] == trainer.state.global_step for entry in trainer.state.log_history
     ):
