@@ -23,6 +23,8 @@ def quality_figure(arms: Sequence[Arm], base_loss: float | None = None) -> Figur
     points = [(arm, n, mean) for arm in arms if (n := arm.n_trainable) and (mean := arm.mean("loss")) is not None]
     if not points:
         return None
+    from matplotlib.ticker import LogLocator
+
     front = [points[i] for i in pareto_front([(n, mean.mean) for _, n, mean in points])]
     with drawing():
         figure, axes = new_axes("trainable parameters (log scale)", "test loss (nats per token)", (6.8, 4.4))
@@ -48,6 +50,8 @@ def quality_figure(arms: Sequence[Arm], base_loss: float | None = None) -> Figur
         axes.margins(y=0.14)
         axes.autoscale_view(scalex=False)
         _base_line(axes, base_loss)
+        if high < 30 * low:  # powers of ten alone would be one tick or none
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(short_number)
         axes.minorticks_off()
         label_points(axes, [(n, mean.mean, arm.label, colour(arm)) for arm, n, mean in points])
