@@ -81,13 +81,19 @@ def plan_of(circuit, readout="pauli_z"):
 def test_rotations_and_permutations_share_layers():
     assert plan_of(ry_ring(6, 3)).n_layers == 3
     assert plan_of(rxryrz_ring(6, 3)).n_layers == 3
-    # The closing RY of a layer and the opening RY, RZ of the next fit into one product of three rotations.
-    assert plan_of(ryrz_ring_ry(6, 3)).n_layers == 4
+    # The closing RY of a layer shares a product with the opening RY of the next; the phases of RZ stand alone.
+    assert plan_of(ryrz_ring_ry(6, 3)).n_layers == 7
 
 
-def test_real_layers_of_a_complex_circuit_stay_real():
-    assert plan_of(ryrz_ring_ry(6)).n_complex == 1
+def test_only_phases_are_complex_when_the_other_gates_are_real():
+    plan = plan_of(ryrz_ring_ry(6))
+    assert [(layer.is_complex, layer.is_diagonal) for layer in plan.layers] == [
+        (False, False),
+        (True, True),
+        (False, False),
+    ]
     assert plan_of(ry_ring(6, 3)).is_real
+    assert [layer.is_diagonal for layer in plan_of(rxryrz_ring(6)).layers] == [False]
 
 
 def test_more_rotations_on_a_wire_than_a_table_holds_open_another_layer():

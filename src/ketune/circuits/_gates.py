@@ -42,6 +42,12 @@ class GateSpec:
     permute: Callable[[torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor | None]] | None = None
     steps: tuple[Step, ...] | None = None
 
+    @property
+    def is_diagonal(self) -> bool:
+        """True for a gate on one wire that turns only phases, whatever its angle."""
+        matrices = [matrix for matrix in (self.cosine, self.sine, self.matrix) if matrix is not None]
+        return bool(matrices) and not any(matrix[0][1] or matrix[1][0] for matrix in matrices)
+
 
 def _cnot(index: torch.Tensor, control: int, target: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     return index ^ (((index >> control) & 1) << target), None

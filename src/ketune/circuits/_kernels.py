@@ -16,8 +16,8 @@ from ketune.circuits._plan import Plan, Tables
 class Matrices:
     """Matrices of every layer on the high and on the low half of the wires, and what their adjoint needs."""
 
-    high: list[Tensor]  # (c H, c H) each
-    low: list[Tensor]  # (c W, c W) each
+    high: list[Tensor]  # (c H, c H) each; the phases (H, 2, W, 1) of a diagonal layer
+    low: list[Tensor]  # (c W, c W) each; unused for a diagonal layer
     trig: Tensor  # (slots, 2 ** rotations) products of cosines and sines
     gates: Tensor  # (layers, wires, 2, 2), the complex layers first
     partial_high: list[Tensor]
@@ -85,6 +85,10 @@ def layer_matrices(plan: Plan, tables: Tables, angles: Tensor) -> Matrices:
     stacks = ((real_high, real_low), (complex_high, complex_low))
     highs = [stacks[layer.is_complex][0][layer.position] for layer in plan.layers]
     lows = [stacks[layer.is_complex][1][layer.position] for layer in plan.layers]
+    for number, layer in enumerate(plan.layers):
+        if layer.is_diagonal:
+            phases = high[layer.position].diagonal()[:, None] * low[layer.position].diagonal()
+            highs[number] = torch.view_as_real(phases).movedim(-1, 1).unsqueeze(-1).contiguous()
     return Matrices(highs, lows, trig, gates, partial_high, partial_low)
 
 
@@ -103,8 +107,15 @@ class Gradients:
         high = gates.new_zeros(plan.n_layers, plan.height, plan.height)
         low = gates.new_zeros(plan.n_layers, plan.width, plan.width)
         for layer, d_high, rows in zip(plan.layers, self.high, self.low):
-            assert rows is not None
             place = layer.position if layer.is_complex else plan.n_complex + layer.position
+            if layer.is_diagonal:
+                d_phases = torch.complex(d_high[:, 0, :, 0], d_high[:, 1, :, 0])
+                column = matrices.partial_high[-1][place].diagonal()
+                row = matrices.partial_low[-1][place].diagonal()
+                high[place].diagonal().copy_((d_phases * row.conj()).sum(1))
+                low[place].diagonal().copy_((d_phases * column[:, None].conj()).sum(0))
+                continue
+            assert rows is not None
             d_low = rows.sum(0)
             if layer.is_complex:
                 blocks = (
@@ -137,6 +148,35 @@ Tape = list[tuple[Tensor, Tensor]]
 """Per layer the state before the product with the low and with the high matrix."""
 
 
+def _turn(state: Tensor, phases: Tensor) -> Tensor:
+    """(H, c, W, C) real or complex states times phases (H, 2, W, 1), as (H, 2, W, C)."""
+    if state.shape[1] == 1:
+        return state * phases
+    turned = state * phases[:, :1]
+    turned[:, 0].addcmul_(state[:, 1], phases[:, 1], value=-1)
+    turned[:, 1].addcmul_(state[:, 0], phases[:, 1])
+    return turned
+
+
+def _turn_back(cotangent: Tensor, phases: Tensor, components: int) -> Tensor:
+    """Cotangent (H, c, W, C) of the states from that of what `_turn` made of them."""
+    if components == 1:
+        return (cotangent * phases).sum(1, keepdim=True)
+    turned = cotangent * phases[:, :1]
+    turned[:, 0].addcmul_(cotangent[:, 1], phases[:, 1])
+    turned[:, 1].addcmul_(cotangent[:, 0], phases[:, 1], value=-1)
+    return turned
+
+
+def _phase_cotangent(state: Tensor, cotangent: Tensor) -> Tensor:
+    """Cotangent (H, 2, W, 1) of the phases."""
+    if state.shape[1] == 1:
+        return (cotangent * state).sum(-1, keepdim=True)
+    real = (cotangent * state).sum((1, 3))
+    imaginary = (cotangent[:, 1] * state[:, 0]).sum(-1) - (cotangent[:, 0] * state[:, 1]).sum(-1)
+    return torch.stack((real, imaginary), 1).unsqueeze(-1)
+
+
 def run_layers(plan: Plan, tables: Tables, matrices: Matrices, amplitudes: Tensor, tape: Tape | None = None) -> Tensor:
     """Final states, (c 2 ** n_wires, C), of (C, n_amplitudes) real amplitudes."""
     count = amplitudes.shape[0]
@@ -146,19 +186,20 @@ def run_layers(plan: Plan, tables: Tables, matrices: Matrices, amplitudes: Tenso
     state = amplitudes.view(count, rows, width).permute(1, 2, 0)
     for number, layer in enumerate(plan.layers):
         high, low = matrices.high[number], matrices.low[number]
-        inner = components if layer.is_complex else 1
-        batch = rows * components // inner
-        if number:
-            state = state.view(batch, inner * width, count)
-        middle = torch.bmm(low[:, : inner * width].expand(batch, -1, -1), state)
-        if layer.is_complex:
-            components = 2
-            middle = middle.view(rows * 2, width * count)
+        if layer.is_diagonal:
+            state = middle = state.view(rows, components, width, count)
         else:
-            middle = middle.view(rows, components * width * count)
+            inner = components if layer.is_complex else 1
+            batch = rows * components // inner
+            if number:
+                state = state.view(batch, inner * width, count)
+            middle = torch.bmm(low[:, : inner * width].expand(batch, -1, -1), state)
+            middle = middle.view(rows * 2 if layer.is_complex else rows, -1)
         if tape is not None:
             tape.append((state, middle))
-        state = (high[:, : middle.shape[0]] @ middle).view(-1, count)
+        state = _turn(state, high) if layer.is_diagonal else high[:, : middle.shape[0]] @ middle
+        state = state.view(-1, count)
+        components = 2 if layer.is_complex else components
         gather, sign = tables.gathers[number], tables.signs[number]
         if gather is not None:
             state = state.index_select(0, gather[0])
@@ -202,6 +243,13 @@ def run_layers_back(
             cotangent = cotangent.index_select(0, gather[1])
         if sign is not None:
             cotangent = cotangent * sign[1]
+        if layer.is_diagonal:
+            cotangent = cotangent.view(rows, 2, width, count)
+            if gradients is not None:
+                assert tape is not None
+                gradients.high[number] += _phase_cotangent(tape[number][0], cotangent)
+            cotangent = _turn_back(cotangent, high, components).view(-1, count)
+            continue
         cotangent = cotangent.view(high.shape[0], -1)
         if gradients is not None:
             assert tape is not None

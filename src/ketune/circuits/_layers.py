@@ -20,6 +20,7 @@ class Draft:
 
     slots: list[Slot]
     permutes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    is_diagonal: bool = False
 
 
 def draft_layers(circuit: Circuit) -> list[Draft]:
@@ -50,6 +51,29 @@ def draft_layers(circuit: Circuit) -> list[Draft]:
             slot.append((name, gate.angle if factor else None, factor))
             last[wire] = growing[wire]
     return drafts
+
+
+def split_phases(draft: Draft, is_first: bool) -> list[Draft]:
+    """A layer of real gates that end in phase gates as two layers: a real one, and one that turns only phases.
+
+    Real matrices and phases cost less apart than as one complex matrix. The first layer of a circuit is never one of
+    phases alone, because it also pads the features.
+    """
+    cuts = []
+    for slot in draft.slots:
+        cut = len(slot)
+        while cut and GATES[slot[cut - 1][0]].is_diagonal:
+            cut -= 1
+        cuts.append(cut)
+    before = [slot[:cut] for slot, cut in zip(draft.slots, cuts)]
+    phases = [slot[cut:] for slot, cut in zip(draft.slots, cuts)]
+    if all(GATES[name].is_real for slot in phases for name, _, _ in slot):
+        return [draft]
+    if not all(GATES[name].is_real for slot in before for name, _, _ in slot):
+        return [draft]
+    if any(before) or is_first:
+        return [Draft(before), Draft(phases, draft.permutes, is_diagonal=True)]
+    return [Draft(phases, draft.permutes, is_diagonal=True)]
 
 
 def _matrix(rows: Matrix) -> torch.Tensor:

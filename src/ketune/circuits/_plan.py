@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import torch
 
-from ketune.circuits._layers import Slot, draft_layers, permutation, slot_terms
+from ketune.circuits._layers import Slot, draft_layers, permutation, slot_terms, split_phases
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import (
     READOUTS,
@@ -41,6 +41,7 @@ class Layer:
     """One layer of a plan. Layers with a complex matrix and layers with real ones are stored in separate stacks."""
 
     is_complex: bool
+    is_diagonal: bool  # turns only phases; such a layer is complex
     position: int  # in its stack
     permutes: list[tuple[str, tuple[int, ...]]]
 
@@ -50,7 +51,8 @@ class Plan:
 
     The state of a chunk of C samples is a real tensor (H, c, W, C): H counts the basis states of the first half of the
     wires, W those of the other half, and c is 1 for a real state, 2 for real and imaginary parts. One layer is one
-    product with a matrix on H, one with a matrix on W, and one reading of rows in another order.
+    product with a matrix on H and one with a matrix on W, or a multiplication by phases, and then one reading of rows
+    in another order.
 
     Args:
         circuit: the circuit.
@@ -72,17 +74,22 @@ class Plan:
         self.n_amplitudes = n_features if encoding == "amplitude" else self.dim
         self.first_rows = -(-self.n_amplitudes // self.width)
 
-        drafts = draft_layers(circuit)
+        drafts = [part for i, draft in enumerate(draft_layers(circuit)) for part in split_phases(draft, i == 0)]
         self.n_rotations = max(sum(angle is not None for _, angle, _ in slot) for d in drafts for slot in d.slots)
         terms = [torch.stack([slot_terms(slot, self.n_rotations) for slot in d.slots]) for d in drafts]
-        complex_layers = [bool(term.imag.abs().max() > 0) for term in terms]
+        complex_layers = [d.is_diagonal or bool(term.imag.abs().max() > 0) for d, term in zip(drafts, terms)]
         self.n_complex = sum(complex_layers)
         self.n_layers = len(drafts)
         # The stack of complex layers comes first in all tables; layer by layer the order does not matter there.
         order = sorted(range(len(drafts)), key=lambda index: not complex_layers[index])
         position = {index: place for place, index in enumerate(order)}
         self.layers = [
-            Layer(is_complex, position[i] if is_complex else position[i] - self.n_complex, drafts[i].permutes)
+            Layer(
+                is_complex=is_complex,
+                is_diagonal=drafts[i].is_diagonal,
+                position=position[i] if is_complex else position[i] - self.n_complex,
+                permutes=drafts[i].permutes,
+            )
             for i, is_complex in enumerate(complex_layers)
         ]
         self.components = 2 if self.n_complex else 1
@@ -191,14 +198,20 @@ class Plan:
     def builds_matrix(self, n_samples: int) -> bool:
         """The cost model: True to build the matrix of the circuit once and multiply by it, False to run the layers.
 
-        Counts the multiplications of forward and backward, each weighed with the fraction of the machine's rate that
-        products of that size reach (benchmarks/circuits.py measures both ways).
+        Counts the multiplications per amplitude of the final state, each divided by the share of the machine's rate
+        that products of that size reach (fitted to `benchmarks/circuits.py --forms`).
         """
         if self.readout == "amplitudes":
             return True
-        inner = self.components * (self.height + self.width)
-        per_sample = 8 * self.components * self.dim * inner * self.n_layers / min(0.8, 0.35 * (inner / 32) ** 0.55)
-        by_matrix = 8 * self.components * self.dim * self.n_amplitudes / 0.85
+        per_sample, components = 0.0, 1
+        for layer in self.layers:
+            components = 2 if layer.is_complex else components
+            if layer.is_diagonal:
+                per_sample += 16 * components  # a pass over memory, about as long as this many multiplications
+                continue
+            inner = (2 if layer.is_complex else 1) * (self.height + self.width)
+            per_sample += components * inner / min(0.8, 0.35 * (inner / 32) ** 0.55)
+        by_matrix = self.components * self.n_amplitudes / 0.85
         return n_samples * by_matrix + self.n_amplitudes * per_sample < n_samples * per_sample
 
 
