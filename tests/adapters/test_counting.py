@@ -131,6 +131,13 @@ def test_controls_exist_where_there_is_a_circuit():
         get_method("lora").with_control(get_method("lora").config(2), "frozen")
 
 
+@pytest.mark.parametrize("control", ["frozen", "classical", "none"])
+def test_controls_can_be_counted_without_weights(neo_125m, control):
+    angles = 24 * 10 if control == "classical" else 0
+    config = QAAConfig(ansatz="ry_ring", control=control, task_type="CAUSAL_LM")
+    assert count_trainable(neo_125m, config) == 24 * 10 * 768 + angles
+
+
 def test_nothing_is_allocated_for_a_large_model():
     model = meta_model(GPTNeoConfig())
     assert not any(p.device != torch.device("meta") for p in model.parameters())

@@ -39,9 +39,8 @@ def walsh_rows(count: int, width: int) -> torch.Tensor:
     """
     index = torch.arange(1, count + 1)[:, None] & torch.arange(width)[None, :]
     parity = torch.zeros_like(index)
-    while bool(index.any()):
-        parity ^= index & 1
-        index = index >> 1
+    for bit in range(count.bit_length()):
+        parity ^= (index >> bit) & 1
     return 1.0 - 2.0 * parity.to(torch.float32)
 
 
