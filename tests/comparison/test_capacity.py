@@ -15,7 +15,6 @@ from ketune.comparison.capacity import (
     KEPT_VALUES,
     MAX_MATRICES,
     circuit_metrics,
-    default_targets,
     effective_rank,
     hidden_change,
     hidden_states,
@@ -131,7 +130,9 @@ def test_weight_changes_of_full_fine_tuning_are_those_of_the_modules_that_lora_w
     with torch.no_grad():
         tiny_model.model.layers[0].self_attn.q_proj.weight += change
     found = weight_changes(tiny_model, base)
-    assert default_targets(base) == {"q_proj", "v_proj"}
+    assert set(weight_changes(tiny_model, base, targets=["o_proj"])) == {
+        f"model.layers.{i}.self_attn.o_proj" for i in range(base.config.num_hidden_layers)
+    }
     assert len(found) == 2 * base.config.num_hidden_layers
     assert found["model.layers.0.self_attn.q_proj"]["singular_values"][0] == pytest.approx(3.0, rel=1e-5)
     assert found["model.layers.0.self_attn.v_proj"]["effective_rank"] == 0

@@ -74,6 +74,33 @@ def test_controls_stand_beside_their_method_at_its_size(ask):
     assert by_control["frozen"].readout == by_control["trained"].readout
 
 
+def test_methods_adapt_the_modules_that_are_asked_for(ask):
+    plan, configs = make_plan(ask(target_modules=["o_proj"]))
+    assert plan.budget == 2 * 4 * (32 + 32)
+    assert [set(config.target_modules) for config in configs if hasattr(config, "target_modules")] == [{"o_proj"}] * 3
+
+
+def test_modules_that_are_not_there_are_refused_with_near_misses(ask):
+    with pytest.raises(KetuneError, match=r"'q_prj'.*did you mean 'q_proj'"):
+        make_plan(ask(target_modules=["q_prj"]))
+
+
+def test_a_model_that_peft_has_no_table_for_is_adapted_by_the_usual_names_or_refused():
+    from types import SimpleNamespace
+
+    from torch import nn
+
+    from ketune.comparison.targeting import choose_targets
+
+    model = nn.Module()
+    model.config = SimpleNamespace(model_type="made-up")
+    model.attention = nn.ModuleDict({"q_proj": nn.Linear(4, 4), "v_proj": nn.Linear(4, 4)})
+    assert choose_targets(model, None) == ("q_proj", "v_proj")
+    model.attention = nn.ModuleDict({"wide": nn.Linear(4, 4)})
+    with pytest.raises(SpecError, match="'made-up'; pass target_modules, its linear layers are wide"):
+        choose_targets(model, None)
+
+
 def test_with_tuning_every_experiment_gets_as_many_trials(ask):
     plan, _ = make_plan(ask(tune_lr=True, controls=True, methods=("full", *SIZED)))
     assert {len(experiment.learning_rates) for experiment in plan.experiments} == {3}

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ketune.comparison.targeting import known_targets
+
 #: Singular values written to a result; the ranks are computed from all of them.
 KEPT_VALUES = 256
 #: Weight matrices looked at, spread evenly over the model's depth; a decomposition of each takes cubic time.
@@ -103,17 +105,20 @@ def hidden_change(adapted: torch.Tensor, base: torch.Tensor) -> dict[str, Any]:
     return found
 
 
-def weight_changes(model: nn.Module, base: nn.Module | None = None) -> dict[str, dict[str, Any]] | None:
+def weight_changes(
+    model: nn.Module, base: nn.Module | None = None, targets: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]] | None:
     """The spectrum of each changed weight matrix by the module's name in the base, or None where there is none.
 
     Args:
         model: A PeftModel, or a fully fine-tuned model.
-        base: For full fine-tuning the untouched model; the modules that LoRA would target by default are compared.
+        base: For full fine-tuning the untouched model.
+        targets: With `base`, names of the modules to compare; None takes those that adapters target by default.
 
     Returns:
         None for updates that are not linear in their input (QAA with Pauli readouts, prefix tuning).
     """
-    matrices = _full_changes(model, base) if base is not None else _update_matrices(model)
+    matrices = _full_changes(model, base, targets) if base is not None else _update_matrices(model)
     if not matrices:
         return None
     kept = _spread(list(matrices), MAX_MATRICES)
@@ -126,8 +131,8 @@ def _update_matrices(model: nn.Module) -> Mapping[str, torch.Tensor]:
     return update_matrices(model)
 
 
-def _full_changes(model: nn.Module, base: nn.Module) -> dict[str, torch.Tensor]:
-    names = default_targets(base)
+def _full_changes(model: nn.Module, base: nn.Module, targets: Sequence[str] | None) -> dict[str, torch.Tensor]:
+    names = targets or known_targets(base)
     before = dict(base.named_parameters())
     changes = {}
     for key, new in model.named_parameters():
@@ -135,14 +140,6 @@ def _full_changes(model: nn.Module, base: nn.Module) -> dict[str, torch.Tensor]:
         if name != key and name.rsplit(".", 1)[-1] in names and new.ndim == 2:
             changes[name] = new.detach().float() - before[key].detach().to(new.device).float()
     return changes
-
-
-def default_targets(model: nn.Module) -> set[str]:
-    """The module names that PEFT's LoRA adapts in this type of model when none are given; empty if it knows none."""
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
-
-    config: Any = getattr(model, "config", None)
-    return set(known.get(getattr(config, "model_type", ""), ()))
 
 
 def circuit_metrics(model: nn.Module, peft_config: Any) -> dict[str, Any] | None:

@@ -251,7 +251,7 @@ def _weight_changes(request: CellRequest, trained: FinetuneResult) -> dict[str, 
         return weight_changes(trained.model)
     # Loaded anew instead of kept, so that the memory of full fine-tuning is not measured with a second model in it.
     base, _ = _load_base(request, "float32", "cpu")
-    return weight_changes(trained.model, base)
+    return weight_changes(trained.model, base, request.plan.spec.target_modules)
 
 
 def _tidy(request: CellRequest) -> None:

@@ -18,6 +18,7 @@ from ketune.comparison.experiments import (
     write_experiment,
 )
 from ketune.comparison.spec import BUDGET_RANK, ComparisonSpec, SpecError
+from ketune.comparison.targeting import choose_targets, with_targets
 from ketune.errors import KetuneError
 
 if TYPE_CHECKING:
@@ -114,10 +115,11 @@ def make_plan(spec: ComparisonSpec) -> tuple[Plan, list[PeftConfig | None]]:
     data = load_data(spec)
     model = meta_model(spec.model, trust_remote_code=spec.trust_remote_code)
     n_parameters = count_parameters(model)
-    budget = _budget(spec, model, n_parameters)
+    methods = _methods(spec, model)
+    budget = _budget(spec, methods, model, n_parameters)
     found: list[tuple[Experiment, PeftConfig | None]] = []
-    for name, config, count in _sized(spec, model, budget, n_parameters):
-        method = METHODS[name]
+    for name, config, count in _sized(spec, methods, model, budget, n_parameters):
+        method = methods[name]
         rate = spec.learning_rates.get(name, method.learning_rate)
         tuned = spec.tune_lr and name not in spec.learning_rates
         main = Experiment(
@@ -147,36 +149,48 @@ def make_plan(spec: ComparisonSpec) -> tuple[Plan, list[PeftConfig | None]]:
     return plan, [config for _, config in found]
 
 
-def _budget(spec: ComparisonSpec, model: PreTrainedModel, n_parameters: int) -> int | None:
-    """The budget as a count. None asks for what LoRA of rank `BUDGET_RANK` needs."""
+def _methods(spec: ComparisonSpec, model: PreTrainedModel) -> dict[str, Method]:
+    """The registry, with every method on the same modules of this model.
+
+    Raises:
+        KetuneError: Nobody knows which, or those asked for are not there.
+    """
     from ketune.adapters import METHODS
+
+    if not any(METHODS[name].configure for name in spec.methods):
+        return dict(METHODS)
+    targets = choose_targets(model, spec.target_modules)
+    return {name: with_targets(method, targets) for name, method in METHODS.items()}
+
+
+def _budget(spec: ComparisonSpec, methods: dict[str, Method], model: PreTrainedModel, n_parameters: int) -> int | None:
+    """The budget as a count. None asks for what LoRA of rank `BUDGET_RANK` needs."""
     from ketune.adapters.counting import count_trainable, parse_budget
 
     if spec.budget is not None:
         return parse_budget(spec.budget, n_parameters)
     if all(name == "full" for name in spec.methods):
         return None
-    return count_trainable(model, METHODS["lora"].config(BUDGET_RANK))
+    return count_trainable(model, methods["lora"].config(BUDGET_RANK))
 
 
 def _sized(
-    spec: ComparisonSpec, model: PreTrainedModel, budget: int | None, n_parameters: int
+    spec: ComparisonSpec, methods: dict[str, Method], model: PreTrainedModel, budget: int | None, n_parameters: int
 ) -> list[tuple[str, PeftConfig | None, int]]:
     """Name, configuration and exact count of each method, as large as the budget lets it be.
 
     Raises:
         SpecError: The budget is too small for some methods; names the smallest count for each of them.
     """
-    from ketune.adapters import METHODS
     from ketune.adapters.counting import BudgetTooSmall, fit_budget
 
     found, too_small = [], {}
     for name in spec.methods:
-        if METHODS[name].configure is None or budget is None:
+        if methods[name].configure is None or budget is None:
             found.append((name, None, n_parameters))
             continue
         try:
-            sized = fit_budget(METHODS[name], model, budget)
+            sized = fit_budget(methods[name], model, budget)
         except BudgetTooSmall as error:
             too_small[name] = error.smallest
         else:

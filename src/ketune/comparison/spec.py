@@ -42,6 +42,8 @@ class ComparisonSpec:
         data: A data folder or file, a hub id, or "builtin:inns"; see `ketune.finetuning.load_task`.
         methods: Names in `ketune.adapters.METHODS`, in the order of the report.
         experiments: Folders with an `adapter_config.json` of any PEFT method, to be compared beside the methods.
+        target_modules: Names of the modules that the methods adapt; None: the query and value projections of models
+            that PEFT knows, and `q_proj` and `v_proj` of others. Folders in `experiments` bring their own.
         budget: Trainable parameters that each method may have: a count (5000, "12k"), or a share of the model such as
             "0.1%". None: as many as LoRA of rank 4. Full fine-tuning is exempt, and so are the `experiments`.
         seeds: One cell for each method and seed; a seed decides initial values and the order of the data.
@@ -70,6 +72,7 @@ class ComparisonSpec:
     data: str = BUNDLED_DATA
     methods: tuple[str, ...] = METHODS
     experiments: tuple[str, ...] = ()
+    target_modules: tuple[str, ...] | None = None
     budget: int | str | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     controls: bool = False
@@ -95,6 +98,8 @@ class ComparisonSpec:
     def __post_init__(self) -> None:
         for name in ("methods", "experiments", "seeds"):
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
+        if self.target_modules is not None:
+            object.__setattr__(self, "target_modules", _as_tuple("target_modules", self.target_modules) or None)
         object.__setattr__(self, "training", DEFAULT_TRAINING | dict(self.training))
         object.__setattr__(self, "learning_rates", dict(self.learning_rates))
         for name in ("model", "data"):
