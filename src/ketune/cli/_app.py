@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -13,6 +14,9 @@ from rich.markup import escape
 
 from ketune.cli import circuit, compare, evaluate, finetune, generate, merge, methods, report
 from ketune.errors import KetuneError
+
+# What these say when they are imported is about each other's versions; an answer in one line should be one line.
+_CHATTER = ("torchao", "torch.utils._pytree", "bitsandbytes")
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -104,6 +108,8 @@ def execute(arguments: Sequence[str]) -> int:
 
     Errors that a user can do something about end in one line on standard error; others keep their traceback.
     """
+    for name in _CHATTER:
+        logging.getLogger(name).setLevel(logging.ERROR)
     arguments = list(arguments)
     debug = "--debug" in arguments or bool(os.environ.get("KETUNE_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from ketune.comparison.events import Event
     from ketune.finetuning.callbacks import OnProgress
 
-KINDS = {"base": "untouched base", "trial": "learning-rate trial", "cell": "cell"}
-
 
 def readable(name: str) -> str:
     """ "qaa--control-frozen--seed0" as "qaa control-frozen seed 0"; "default" goes without saying."""
+    if name == "base":
+        return "untouched base model"
     parts = [part for part in name.split("--") if part != "default"]
-    return " ".join(part.replace("seed", "seed ") if part.startswith("seed") else part for part in parts)
+    return " ".join(re.sub(r"^(seed|lr)(?=\d)", r"\1 ", part) for part in parts)
 
 
 class _Left(ProgressColumn):
@@ -105,7 +106,7 @@ class _ComparisonView:
         seeds = {cell.rsplit("--", 1)[1] for cell in event.cells}
         text = f"{len(event.cells)} cells: {len(arms)} experiments, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
         if event.budget is not None:
-            text += f", {event.budget:,} trainable parameters each"
+            text += f", budget {event.budget:,} trainable parameters"
         self.line(text, "bold")
         if event.n_finished:
             self.line(f"{event.n_finished} of them stand already and are kept")

@@ -30,7 +30,7 @@ def print_comparison(rows: Sequence[SummaryRow]) -> None:
     if not any(row.scores for row in rows):
         return
     table = output.plain_table(
-        "Method", "Trainable", "Share", "Test loss", "vs LoRA", "p", "BLEU", "ROUGE-L", "Step", "Memory", numbers=9
+        "Method", "Trainable", "Share", "Test loss", "Δ to LoRA", "p", "BLEU", "ROUGE-L", "Step", "Memory", numbers=9
     )
     for row in rows:
         style = "dim" if row.method is None or row.control not in (None, "trained") else None

@@ -132,4 +132,4 @@ def run(
     else:
         print_comparison(rows)
         print_outcome(outcome)
-    raise typer.Exit(130 if outcome.interrupted else 1 if outcome.failed else 0)
+    raise typer.Exit(outcome.exit_code)

@@ -47,5 +47,6 @@ def run(
     kind = "LoRA adapter" if prune else "model"
     output.say(f"{done.method} -> {kind} with {done.n_parameters:,} parameters, {output.size(done.n_bytes)}")
     if done.ranks is not None:
-        output.say(f"ranks: {', '.join(f'{name} {rank}' for name, rank in done.ranks.items())}", style="dim")
+        least, most = min(done.ranks.values()), max(done.ranks.values())
+        output.say(f"ranks left: {least} to {most} over {len(done.ranks)} layers", style="dim")
     output.say(f"saved: {done.folder}", style="bold")

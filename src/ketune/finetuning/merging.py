@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ketune.errors import KetuneError, ModelError
+from ketune.finetuning.quiet import quiet_transformers
 from ketune.finetuning.trained import load_trained
 
 
@@ -108,9 +109,11 @@ def prune_to_lora(
     if (method := _method(loaded)) != "sora":
         raise MergeError(f"{adapter}: only SoRA has gates to prune, this adapter is {method}")
     ranks = {name.removeprefix("base_model.model."): rank for name, rank in effective_ranks(loaded).items()}
-    pruned = prune(loaded)
+    with quiet_transformers():
+        pruned = prune(loaded)
     count = sum(p.numel() for name, p in pruned.named_parameters() if ".lora_" in name)
-    _write_folder(target, lambda folder: pruned.save_pretrained(str(folder)))
+    # The embeddings are the base's own; told so, PEFT need not look for the base to compare them.
+    _write_folder(target, lambda folder: pruned.save_pretrained(str(folder), save_embedding_layers=False))
     return Merged(target, "sora", count, _weight_bytes(target), ranks)
 
 
@@ -132,7 +135,8 @@ def _write_folder(target: Path, write: Callable[[Path], None]) -> None:
     staged = target.with_name(f"{target.name}.tmp{os.getpid()}")
     try:
         staged.mkdir(parents=True)
-        write(staged)
+        with quiet_transformers():
+            write(staged)
         if target.is_dir():
             target.rmdir()
         staged.rename(target)
