@@ -75,4 +75,5 @@ class CircuitFeatures(nn.Module):
 
     def read(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         """The readout for other angles (n_angles,) than the module's own."""
-        return run(self.circuit, x, angles, readout=self.readout)[..., : self.width]
+        few = self.width if self.readout == "amplitudes" else None
+        return run(self.circuit, x, angles, readout=self.readout, n_readouts=few)[..., : self.width]

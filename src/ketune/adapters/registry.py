@@ -16,6 +16,9 @@ from ketune.adapters.sora import SoraConfig
 METHODS: dict[str, Method] = {}
 """Every method by name, in the order of the comparison's tables."""
 
+REFERENCE_WIDTH = 160
+"""Width of the bundled base model, on which the default learning rates were chosen with `--tune-lr`."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -32,8 +35,8 @@ class Method:
             for all; None where a method has no such choice.
         size_name: what the size counts ("rank", "readouts", ...).
         default_size: the size when neither a size nor a budget is asked for.
-        learning_rate: default for AdamW with a short warm-up.
-        learning_rates: the grid of `--tune-lr`; every method has the same number of values.
+        learning_rate: default for AdamW with a short warm-up, on a model of width REFERENCE_WIDTH; see `rate_for`.
+        learning_rates: the grid of `--tune-lr` at that width; every method has the same number of values.
         controls: the values of the config's field `control` that the comparison runs beside the method.
     """
 
@@ -48,6 +51,19 @@ class Method:
     learning_rates: tuple[float, ...]
     controls: tuple[str, ...] = ()
     enlarge: Callable[[PeftConfig, list[str], int], PeftConfig] | None = None
+
+    def rate_for(self, width: int) -> float:
+        """The default learning rate on a model with hidden states of this width.
+
+        Adam moves each weight by about the learning rate whatever the gradient, and a sum over `width` inputs feels
+        `width` such moves, so a rate that suits one width suits another when scaled by its inverse (Yang et al. 2022,
+        arXiv 2203.03466). Rounded to two digits.
+        """
+        return _rounded(self.learning_rate * REFERENCE_WIDTH / width)
+
+    def rates_for(self, width: int) -> tuple[float, ...]:
+        """The grid of learning rates on a model of this width."""
+        return tuple(_rounded(rate * REFERENCE_WIDTH / width) for rate in self.learning_rates)
 
     @property
     def quantum(self) -> bool:
@@ -70,6 +86,10 @@ class Method:
             known = ", ".join(map(repr, self.controls)) or "none: it has no circuit"
             raise ConfigError(f"method {self.name!r} has no control {control!r}; controls are {known}")
         return replace(config, control=control)  # pyright: ignore[reportCallIssue]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.2g}")
 
 
 def add_method(method: Method) -> Method:
