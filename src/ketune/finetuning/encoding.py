@@ -96,13 +96,11 @@ class Encoder:
     def __post_init__(self) -> None:
         if self.max_length < 2:
             raise DataError(f"max_length={self.max_length}: must be at least 2 tokens")
-        bos: Any = self.tokenizer.bos_token_id
-        eos: Any = self.tokenizer.eos_token_id
+        bos, eos = _token_id(self.tokenizer.bos_token_id), _token_id(self.tokenizer.eos_token_id)
         text = self.tokenizer("a")["input_ids"]
-        adds_start = bos is not None and len(text) > 0 and text[0] == bos  # pyright: ignore[reportIndexIssue]
-        self.start = [int(bos)] if adds_start else []
+        self.start = bos if text[:1] == bos else []  # pyright: ignore[reportIndexIssue]
         # A text without a prompt still needs one token to predict its first one from.
-        self._start_of_text: list[int] = [bos if bos is not None else eos]
+        self._start_of_text = bos or eos
         pieces = self.tokenizer.tokenize("a")
         self._adds_blank = bool(pieces) and pieces[0][:1] in ("▁", "Ġ")
 
@@ -118,7 +116,7 @@ class Encoder:
     def completion(self, text: str, after: str) -> list[int]:
         """Returns the tokens of a completion that follows the prompt `after`, with the end-of-text token."""
         blank = " " if needs_blank(after, text) and not self._adds_blank else ""
-        return [*self._tokens(blank + text), self.tokenizer.eos_token_id]  # pyright: ignore[reportReturnType]
+        return self._tokens(blank + text) + _token_id(self.tokenizer.eos_token_id)
 
     def encode(self, prompt: str, completion: str, report: EncodingReport) -> list[Encoded]:
         """Encodes a row: one sequence; none if the completion is too long; several for long text without a prompt."""
@@ -153,6 +151,10 @@ class Encoder:
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+
+def _token_id(token: Any) -> list[int]:
+    return [] if token is None else [int(token)]
 
 
 def needs_blank(prompt: str, completion: str) -> bool:
