@@ -46,6 +46,7 @@ def test_options_become_the_comparison_that_was_asked_for(ketune, pretend, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path))
     answer = ketune(
         *("compare", "--model", "~/a model", "--data", "~/rows.csv", "--methods", "lora,qaa", "--budget", "0.1%"),
+        *("--target-modules", "q_proj,up_proj"),
         *("--controls", "--seeds", "2", "--tune-lr", "--lr", "lora=1e-3", "--steps", "7", "--batch-size", "3"),
         *("--max-length", "64", "--training", "lr_scheduler=cosine", "--column", "prompt=frage", "--limit", "9"),
         *("--n-test", "5", "--jobs", "2", "--out", "~/results"),
@@ -54,6 +55,7 @@ def test_options_become_the_comparison_that_was_asked_for(ketune, pretend, tmp_p
     ((spec, out, jobs),) = asked
     assert (spec.model, spec.data) == (f"{tmp_path}/a model", f"{tmp_path}/rows.csv")
     assert (spec.methods, spec.budget, spec.seeds) == (("lora", "qaa"), "0.1%", (0, 1))
+    assert spec.target_modules == ("q_proj", "up_proj")
     assert spec.controls
     assert spec.tune_lr
     assert spec.learning_rates == {"lora": 1e-3}

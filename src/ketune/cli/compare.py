@@ -29,6 +29,13 @@ def run(
         str, typer.Option(metavar="NAMES", help="Methods, with commas between them; see `ketune methods`.")
     ] = "full,lora,prefix,sora,qaa",
     budget: options.BudgetOption = None,
+    target_modules: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Modules that all methods adapt, e.g. q_proj,v_proj; query and value projections if left out.",
+        ),
+    ] = None,
     controls: Annotated[
         bool, typer.Option("--controls", help="Run the controls of quantum methods beside them, at their size.")
     ] = False,
@@ -85,6 +92,7 @@ def run(
     # What needs no library is read first, so that a slip of the pen is answered at once.
     chosen = options.split_list("--methods", methods) if methods.strip() != "none" else ()
     seed_list, rates = options.parse_seeds(seeds), options.parse_rates("--lr", lr)
+    targets = options.split_list("--target-modules", target_modules) if target_modules is not None else None
     columns = options.parse_pairs("--column", column) or None
 
     from ketune.adapters.fields import parse_fields
@@ -106,6 +114,7 @@ def run(
         data=options.expand(data),
         methods=chosen,
         experiments=tuple(options.expand(folder) for folder in experiment or ()),
+        target_modules=targets,
         budget=budget,
         seeds=seed_list,
         controls=controls,
