@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ketune.assets import base_model_path
-from pretraining_export import bits_per_character, export, load_tokenizer
+from pretraining_export import bits_per_character, export, load_tokenizer, write_card
 from pretraining_text import HELD_OUT, encode, read_novels, record_documents, train_tokenizer
 
 CONTEXT = 256
@@ -40,9 +40,11 @@ VOCAB_SIZE = 2048
 RECORDS_PER_DOMAIN = 3000
 MUON_LR, ADAMW_LR = 0.02, 0.004
 WARMUP_STEPS = 100
-# Of 32 windows, 6 hold records, and in 4 of the novels' a passage comes twice: in so little text a model does not learn
-# on its own how to copy a word from its context, which data-to-text needs most.
-RECORD_PART, PASTED_PART = 6 / 32, 4 / 32
+# Parts of a batch. In so little text a model does not learn on its own how to copy a word from its context, which
+# data-to-text needs most; so records have a fixed part, and in a part of the novels' windows a passage comes twice.
+# That part shrinks when the learning rate falls, so that the model ends on text as people write it.
+RECORD_PART = 6 / 32
+PASTED_PART, PASTED_PART_AT_END = 4 / 32, 2 / 32
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -60,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     end.add_argument("--steps", type=int, help="number of steps")
     end.add_argument("--until", help="local time HH:MM at which the learning rate is to have reached zero")
     end.add_argument("--export-only", action="store_true", help="write the assets from the latest checkpoint")
+    end.add_argument("--card-only", action="store_true", help="write the model card anew from training.json in --out")
     parser.add_argument("--decay", type=float, default=0.28, help="part of the run in which the learning rate falls")
     parser.add_argument("--batch", type=int, default=32, help=f"windows of {CONTEXT} tokens a step")
     parser.add_argument("--seed", type=int, default=0)
@@ -147,20 +150,20 @@ def batch_at(stream: Tensor, step: int, batch: int, seed: int) -> Tensor:
 
 
 def paste_passages(windows: Tensor, n_windows: int, generator: torch.Generator) -> Tensor:
-    """Repeats a passage of 24 to 80 tokens later in the same window, at a random distance, in the first `n_windows`."""
+    """Repeats a passage of 24 to 112 tokens later in the window, at a random distance, in the first `n_windows`."""
     windows = windows.clone()
     half = windows.shape[1] // 2
     for row in windows[:n_windows]:
-        length = int(torch.randint(24, 81, (), generator=generator))
+        length = int(torch.randint(24, 113, (), generator=generator))
         start = int(torch.randint(half - length, (), generator=generator))
         target = half + int(torch.randint(half - length, (), generator=generator))
         row[target : target + length] = row[start : start + length].clone()
     return windows
 
 
-def mixed_batch(novels: Tensor, records: Tensor, step: int, batch: int, seed: int) -> Tensor:
-    """The windows of one step, (batch, CONTEXT + 1), of novels and records in fixed parts."""
-    n_records, n_pasted = round(batch * RECORD_PART), round(batch * PASTED_PART)
+def mixed_batch(novels: Tensor, records: Tensor, step: int, batch: int, seed: int, pasted: float) -> Tensor:
+    """The windows of one step, (batch, CONTEXT + 1): novels, a part `pasted` with a repetition, then records."""
+    n_records, n_pasted = round(batch * RECORD_PART), round(batch * pasted)
     text = batch_at(novels, step, batch - n_records, seed)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     text = paste_passages(text, n_pasted, generator)
@@ -195,7 +198,7 @@ def train(args: argparse.Namespace) -> None:
         torch.optim.AdamW(others, lr=ADAMW_LR, betas=(0.9, 0.95), weight_decay=0.0),
     )
     path = args.scratch / "checkpoint.pt"
-    progress = {"step": 0, "started": time.time(), "decay_step": -1, "seconds": 0.0}
+    progress = {"step": 0, "started": time.time(), "decay_step": -1}
     if path.exists():
         state = torch.load(path, weights_only=True, map_location=args.device)
         model.load_state_dict(state["model"])
@@ -227,10 +230,11 @@ def train(args: argparse.Namespace) -> None:
         factor = schedule.factor(step)
         if left < args.decay and progress["decay_step"] < 0:
             progress["decay_step"] = step
+        pasted = PASTED_PART if left >= args.decay else PASTED_PART_AT_END
         for optimizer, lr in zip(optimizers, (MUON_LR, ADAMW_LR)):
             optimizer.param_groups[0]["lr"] = lr * factor
         with torch.autocast(args.device, dtype=torch.bfloat16):
-            loss = compiled(mixed_batch(novels, records, step, args.batch, args.seed).to(args.device))
+            loss = compiled(mixed_batch(novels, records, step, args.batch, args.seed, pasted).to(args.device))
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -239,7 +243,6 @@ def train(args: argparse.Namespace) -> None:
         progress["step"] = step = step + 1
         if step % 25 == 0:
             now, n_steps = time.time(), step - marked_step
-            progress["seconds"] += now - mark
             speed = n_steps * args.batch * CONTEXT / (now - mark)
             clock = datetime.datetime.now().strftime("%H:%M:%S")
             print(f"{clock} step {step} loss {running / n_steps:.4f} lr x{factor:.3f} {speed:.0f} tokens/s", flush=True)
@@ -272,11 +275,12 @@ def export_checkpoint(args: argparse.Namespace) -> None:
         "context": CONTEXT,
         "seed": args.seed,
         "tokens_seen": state["progress"]["step"] * state["batch"] * CONTEXT,
-        "hours": round(state["progress"].get("seconds", 0.0) / 3600, 2),
+        "hours": round((path.stat().st_mtime - state["progress"]["started"]) / 3600, 2),
         "threads": torch.get_num_threads(),
         "device": _device_name(args.device),
         "date": datetime.date.today().isoformat(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "notes": [],  # what the run did that its arguments do not tell; filled in by hand, then --card-only
         "finished": not args.export_only,
     }
     if args.export_only:  # a look at an unfinished run: the first pages will do
@@ -304,7 +308,9 @@ def main() -> None:
     args = parse_arguments()
     args.scratch.mkdir(parents=True, exist_ok=True)
     (args.scratch / "arguments.json").write_text(json.dumps({k: str(v) for k, v in vars(args).items()}, indent=2))
-    if args.export_only:
+    if args.card_only:
+        write_card(args.out)
+    elif args.export_only:
         export_checkpoint(args)
     else:
         train(args)

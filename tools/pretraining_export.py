@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -103,11 +104,21 @@ def export(
     fast_tokenizer.save_pretrained(beside)
     save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
     (beside / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    (beside / "README.md").write_text(model_card(record, sum(v.numel() for v in weights.values())))
     for path in sorted(beside.iterdir()):
         path.chmod(0o644)  # safetensors writes files that only their owner may read
         os.replace(path, out / path.name)
     beside.rmdir()
+    write_card(out)
+
+
+def write_card(out: Path) -> None:
+    """Writes `README.md` from the `training.json` and the weights that lie in `out`."""
+    record = json.loads((out / "training.json").read_text())
+    with safe_open(out / "model.safetensors", framework="pt") as file:
+        n_parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    temporary = out / "README.md.tmp"
+    temporary.write_text(model_card(record, n_parameters))
+    os.replace(temporary, out / "README.md")
 
 
 def model_card(record: dict, n_parameters: int) -> str:
@@ -119,7 +130,7 @@ def model_card(record: dict, n_parameters: int) -> str:
     decay = 1 - record["decay_step"] / record["steps"] if record["decay_step"] >= 0 else 0.0
     epochs = record["tokens_seen"] / (record["novel_tokens"] + record["record_tokens"])
     return _CARD.format(
-        **record,
+        **{key: value for key, value in record.items() if key != "notes"},
         rows=rows,
         mean=mean,
         rounding=rounded - exact,
@@ -130,6 +141,7 @@ def model_card(record: dict, n_parameters: int) -> str:
         record_part=record["record_tokens"] / (record["novel_tokens"] + record["record_tokens"]),
         software=", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         state="" if record["finished"] else "\n**An unfinished run: the learning rate has not come down yet.**\n",
+        notes="".join(f"\n{note}\n" for note in record["notes"]),
         scored="whole novels" if record["finished"] else "first pages only",
     )
 
@@ -177,7 +189,10 @@ held-out novels.
 {steps:,} steps of {batch} windows of {context} tokens: {million_tokens:.1f} million tokens, {epochs:.2f} of the
 text. Muon (learning rate 0.02) for the matrices, AdamW (0.004) for embedding and norms, 100 steps of warm-up, then
 constant, then a linear fall to zero over the last {decay:.0%} of the steps; bfloat16 autocast, seed {seed}.
-Machine: {device}, {threads} thread(s), shared with other work, {hours} hours, {date}; {software}.
+In a batch, 6 windows of 32 hold records, and in 4 (2 while the learning rate falls) a passage of 24 to 112 tokens comes
+twice, to exercise copying.
+{notes}
+Machine: {device}, {threads} thread(s), shared with other work, {hours} hours by the clock, {date}; {software}.
 
     python tools/pretrain_base.py --novels ../shared/data/english-novels --scratch /tmp/pretrain \\
         --steps {steps} --decay {decay:.3f} --batch {batch} --seed {seed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_pasted_windows_hold_a_passage_twice_and_the_others_stay():
     assert torch.equal(pasted[2], windows[2])
     for row, original in zip(pasted[:2], windows[:2]):
         n_lost = 257 - len(row.unique())
-        assert 24 <= n_lost <= 80
+        assert 24 <= n_lost <= 112
         changed = (row != original).nonzero().flatten()
         assert len(changed) == n_lost
         assert (row[changed].diff() == 1).all()  # one passage, in its order
@@ -95,7 +96,7 @@ def test_a_batch_holds_records_in_its_last_windows():
     from pretrain_base import CONTEXT, mixed_batch
 
     novels, records = torch.zeros(CONTEXT * 80, dtype=torch.int16), torch.ones(CONTEXT * 20, dtype=torch.int16)
-    batch = mixed_batch(novels, records, step=0, batch=32, seed=0)
+    batch = mixed_batch(novels, records, step=0, batch=32, seed=0, pasted=0.5)
     assert batch.shape == (32, CONTEXT + 1)
     assert batch[:26].eq(0).all()
     assert batch[26:].eq(1).all()
@@ -131,3 +132,43 @@ def test_help_shows_examples(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="0"):
         pretrain_base.main()
     assert "python tools/pretrain_base.py --novels" in capsys.readouterr().out
+
+
+def test_the_card_is_written_from_the_record_beside_the_weights(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    import pretrain_base
+
+    save_file({"a": torch.zeros(3, 1000), "b": torch.zeros(45)}, tmp_path / "model.safetensors")
+    bits = {"Author_Title_1900": 1.75, "Other_Book_1850": 1.25}
+    record = {
+        **dict.fromkeys(("novel_tokens", "novel_characters", "record_tokens", "record_documents"), 1000),
+        "steps": 400,
+        "decay_step": 300,
+        "batch": 32,
+        "context": 256,
+        "seed": 0,
+        "tokens_seen": 3000,
+        "threads": 1,
+        "hours": 0.5,
+        "device": "a loom",
+        "date": "1850-01-01",
+        "versions": {"torch": "0"},
+        "finished": True,
+        "notes": ["It was raining."],
+        "bits_per_character": bits,
+        "excerpts_float32": bits,
+        "excerpts_float16": bits,
+    }
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    arguments = ["--novels", ".", "--scratch", str(tmp_path), "--out", str(tmp_path), "--card-only"]
+    monkeypatch.setattr(sys, "argv", ["pretrain_base.py", *arguments])
+    pretrain_base.main()
+    card = (tmp_path / "README.md").read_text()
+    assert "3,045 parameters" in card
+    assert "| Author, Title, 1900 | 1.750 |" in card
+    assert "| mean | 1.500 |" in card
+    assert "--steps 400 --decay 0.250" in card
+    assert "1.50 of the\ntext" in card
+    assert "\nIt was raining.\n" in card
+    assert "unfinished" not in card
