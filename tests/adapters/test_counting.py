@@ -129,6 +129,17 @@ def test_methods_are_found_by_name_with_a_hint_on_typos():
     assert all(method.learning_rate in method.learning_rates for method in METHODS.values())
 
 
+def test_learning_rates_fall_with_the_width_of_the_model():
+    lora, full = get_method("lora"), get_method("full")
+    assert lora.at_width(160) == lora
+    assert lora.at_width(320).learning_rate == pytest.approx(lora.learning_rate / 2)
+    assert full.at_width(320).learning_rate == pytest.approx(full.learning_rate / 4)
+    assert 1e-5 <= full.at_width(768).learning_rate <= 5e-5
+    scaled = lora.at_width(4096)
+    assert scaled.learning_rate in scaled.learning_rates
+    assert len(scaled.learning_rates) == 3
+
+
 def test_controls_exist_where_there_is_a_circuit():
     method = get_method("qaa")
     config = method.config(4)

@@ -10,7 +10,7 @@ from peft import PeftConfig
 from transformers import PreTrainedModel
 
 from ketune.adapters.config import ConfigError
-from ketune.adapters.counting import count_parameters, count_trainable, fit_budget, parse_budget
+from ketune.adapters.counting import count_parameters, count_trainable, fit_budget, hidden_width, parse_budget
 from ketune.adapters.fields import parse_fields
 from ketune.adapters.inspection import check_targets, linear_modules
 from ketune.adapters.qaa import PRESETS as QAA_PRESETS
@@ -64,7 +64,7 @@ def choose(
         ConfigError: for an unknown method, preset, control, field or value, for target modules that match nothing, and
             for what full fine-tuning does not have.
     """
-    method = get_method(name)
+    method = get_method(name).at_width(hidden_width(model))
     if method.configure is None:
         given = {"size": size, "budget": budget, "preset": preset, "settings": settings, "control": control}
         if odd := [key for key, value in given.items() if value]:

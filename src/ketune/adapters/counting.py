@@ -75,6 +75,11 @@ def _read_config(model: str | Path, trust_remote_code: bool) -> PretrainedConfig
         ) from error
 
 
+def hidden_width(model: PreTrainedModel) -> int:
+    """The width of a model's hidden states."""
+    return model.config.get_text_config().hidden_size
+
+
 def count_parameters(model: torch.nn.Module) -> int:
     """All parameters of a model; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())

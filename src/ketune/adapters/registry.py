@@ -33,9 +33,10 @@ class Method:
             fine-tuning, which has no config and no size.
         enlarge: gives the named modules of a config another size, so that a budget is met more closely than by one size
             for all; None where a method has no such choice.
+        width_power: how fast the learning rates fall with the model's width.
         size_name: what the size counts ("rank", "readouts", ...).
         default_size: the size when neither a size nor a budget is asked for.
-        learning_rate: default for AdamW with a short warm-up, on a model of width REFERENCE_WIDTH; see `rate_for`.
+        learning_rate: default for AdamW with a short warm-up, on a model of width REFERENCE_WIDTH; see `at_width`.
         learning_rates: the grid of `--tune-lr` at that width; every method has the same number of values.
         controls: the values of the config's field `control` that the comparison runs beside the method.
     """
@@ -51,19 +52,18 @@ class Method:
     learning_rates: tuple[float, ...]
     controls: tuple[str, ...] = ()
     enlarge: Callable[[PeftConfig, list[str], int], PeftConfig] | None = None
+    width_power: float = 1.0
 
-    def rate_for(self, width: int) -> float:
-        """The default learning rate on a model with hidden states of this width.
+    def at_width(self, width: int) -> Method:
+        """The method with the learning rates that suit a model with hidden states of this width.
 
         Adam moves each weight by about the learning rate whatever the gradient, and a sum over `width` inputs feels
         `width` such moves, so a rate that suits one width suits another when scaled by its inverse (Yang et al. 2022,
-        arXiv 2203.03466). Rounded to two digits.
+        arXiv 2203.03466); `width_power` is the exponent. A starting point, not a substitute for `--tune-lr`.
         """
-        return _rounded(self.learning_rate * REFERENCE_WIDTH / width)
-
-    def rates_for(self, width: int) -> tuple[float, ...]:
-        """The grid of learning rates on a model of this width."""
-        return tuple(_rounded(rate * REFERENCE_WIDTH / width) for rate in self.learning_rates)
+        factor = (REFERENCE_WIDTH / width) ** self.width_power
+        rates = tuple(_rounded(rate * factor) for rate in self.learning_rates)
+        return replace(self, learning_rate=_rounded(self.learning_rate * factor), learning_rates=rates)
 
     @property
     def quantum(self) -> bool:
@@ -135,8 +135,10 @@ add_method(
         configure=None,
         size_name="",
         default_size=0,
-        learning_rate=5e-4,
-        learning_rates=(1e-4, 5e-4, 2e-3),
+        learning_rate=1e-3,
+        learning_rates=(3e-4, 1e-3, 3e-3),
+        # Whole models are tuned at 1e-5 to 5e-5 from widths of 768 to 2048 on, which a plain inverse would overshoot.
+        width_power=2.0,
     )
 )
 add_method(
@@ -148,8 +150,8 @@ add_method(
         configure=lambda size: LoraConfig(task_type=TaskType.CAUSAL_LM, r=size, lora_alpha=2 * size),
         size_name="rank",
         default_size=8,
-        learning_rate=5e-3,
-        learning_rates=(1e-3, 5e-3, 2e-2),
+        learning_rate=2e-2,
+        learning_rates=(6e-3, 2e-2, 6e-2),
         enlarge=_enlarge_lora,
     )
 )
@@ -162,8 +164,8 @@ add_method(
         configure=lambda size: PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=size),
         size_name="prefix length",
         default_size=20,
-        learning_rate=5e-2,
-        learning_rates=(1e-2, 5e-2, 2e-1),
+        learning_rate=0.6,
+        learning_rates=(0.2, 0.6, 1.8),
     )
 )
 add_method(
@@ -175,8 +177,8 @@ add_method(
         configure=lambda size: SoraConfig(task_type=TaskType.CAUSAL_LM, r=size, alpha=2.0 * size),
         size_name="largest rank",
         default_size=8,
-        learning_rate=5e-3,
-        learning_rates=(1e-3, 5e-3, 2e-2),
+        learning_rate=3e-2,
+        learning_rates=(1e-2, 3e-2, 0.1),
         enlarge=_enlarge_ours,
     )
 )
@@ -189,8 +191,8 @@ add_method(
         configure=lambda size: QAAConfig.preset("recommended", task_type=TaskType.CAUSAL_LM, n_readouts=size),
         size_name="readouts",
         default_size=8,
-        learning_rate=5e-3,
-        learning_rates=(1e-3, 5e-3, 2e-2),
+        learning_rate=0.1,
+        learning_rates=(3e-2, 0.1, 0.3),
         enlarge=_enlarge_ours,
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )

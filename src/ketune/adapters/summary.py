@@ -11,7 +11,7 @@ from peft import PeftConfig
 from transformers import PretrainedConfig
 
 from ketune.adapters.choice import PRESETS, Choice, choose
-from ketune.adapters.counting import count_parameters, meta_model, parse_budget
+from ketune.adapters.counting import count_parameters, hidden_width, meta_model, parse_budget
 from ketune.adapters.registry import METHODS, Method, get_method
 from ketune.errors import KetuneError
 
@@ -21,7 +21,7 @@ class MethodSummary:
     """One row of the table of methods.
 
     Attributes:
-        method: the method.
+        method: the method, with learning rates for the model's width.
         preset: name of the ready-made configuration that this row counts, None for the method's default.
         size: rank, prefix length, readouts, ...; None where each layer has its own, or all weights train.
         count: trainable parameters, None when the method cannot be used as asked; `problem` says why.
@@ -135,7 +135,8 @@ def summarize_methods(
                 try:
                     rows.append(row(choose(name, meta, budget=limit, preset=variant), variant))
                 except KetuneError as error:
-                    rows.append(MethodSummary(METHODS[name], variant, problem=str(error)))
+                    known = METHODS[name].at_width(hidden_width(meta))
+                    rows.append(MethodSummary(known, variant, problem=str(error)))
     shown = model if isinstance(model, str | Path) else model.name_or_path or type(model).__name__
     count = None if budget is None else parse_budget(budget, total)
     return Summary(str(shown), getattr(meta.config, "model_type", "unknown"), total, count, tuple(rows))

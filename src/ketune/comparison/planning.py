@@ -109,7 +109,6 @@ def make_plan(spec: ComparisonSpec) -> tuple[Plan, list[PeftConfig | None]]:
     Raises:
         KetuneError: The model, the data, the budget or an experiment folder cannot be used.
     """
-    from ketune.adapters import METHODS
     from ketune.adapters.counting import count_parameters, count_trainable, meta_model
 
     data = load_data(spec)
@@ -138,7 +137,7 @@ def make_plan(spec: ComparisonSpec) -> tuple[Plan, list[PeftConfig | None]]:
                 size = count_trainable(model, other)
                 found.append((replace(main, name=f"control-{control}", control=control, n_trainable=size), other))
     for folder in spec.experiments:
-        experiment, config = _user_experiment(spec, folder, METHODS)
+        experiment, config = _user_experiment(spec, folder, methods)
         try:
             size = count_trainable(model, config)
         except ValueError as error:  # PEFT's: no module matches, no default targets for this model, ...
@@ -156,11 +155,13 @@ def _methods(spec: ComparisonSpec, model: PreTrainedModel) -> dict[str, Method]:
         KetuneError: Nobody knows which, or those asked for are not there.
     """
     from ketune.adapters import METHODS
+    from ketune.adapters.counting import hidden_width
 
+    methods = {name: method.at_width(hidden_width(model)) for name, method in METHODS.items()}
     if not any(METHODS[name].configure for name in spec.methods):
-        return dict(METHODS)
+        return methods
     targets = choose_targets(model, spec.target_modules)
-    return {name: with_targets(method, targets) for name, method in METHODS.items()}
+    return {name: with_targets(method, targets) for name, method in methods.items()}
 
 
 def _budget(spec: ComparisonSpec, methods: dict[str, Method], model: PreTrainedModel, n_parameters: int) -> int | None:

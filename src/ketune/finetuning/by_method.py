@@ -10,6 +10,7 @@ from typing import Any
 
 from ketune.adapters import get_method, meta_model
 from ketune.adapters.choice import Choice, choose
+from ketune.adapters.counting import hidden_width
 from ketune.finetuning.base import load_base
 from ketune.finetuning.callbacks import OnProgress
 from ketune.finetuning.data import DEFAULT_SOURCE, load_task
@@ -106,11 +107,12 @@ def finetune_method(
     Raises:
         KetuneError: with one line, when something cannot be used as asked.
     """
-    rate = get_method(method).learning_rate
+    base = meta_model(model, trust_remote_code)
+    rate = get_method(method).at_width(hidden_width(base)).learning_rate
     settings_of_run = TrainingParams.from_dict({"learning_rate": rate, **(params or {})})
     choice = choose(
         method,
-        meta_model(model, trust_remote_code),
+        base,
         size=size,
         budget=budget,
         preset=preset,
