@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ketune.assets.names import BUNDLED_MODEL
 from ketune.errors import KetuneError
 
-BUNDLED_MODEL = "builtin:base"
 BUNDLED_DATA = "builtin:inns"
 METHODS = ("full", "lora", "prefix", "sora", "qaa")
 """What `ketune compare` runs when nobody names methods."""

@@ -1,6 +1,6 @@
 """Fine-tuning: tasks, the training run, and what the result is worth."""
 
-from ketune.finetuning.base import BUILTIN_MODEL, context_length, load_base
+from ketune.finetuning.base import BUNDLED_MODEL, context_length, load_base
 from ketune.finetuning.data import DEFAULT_SOURCE, TaskData, load_task
 from ketune.finetuning.generation import generate
 from ketune.finetuning.metrics import evaluate_loss
@@ -10,7 +10,7 @@ from ketune.finetuning.templates import TEMPLATES, Template
 from ketune.finetuning.training import FinetuneResult, finetune
 
 __all__ = [
-    "BUILTIN_MODEL",
+    "BUNDLED_MODEL",
     "DEFAULT_SOURCE",
     "TEMPLATES",
     "FinetuneResult",

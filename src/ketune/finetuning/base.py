@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ketune.assets.names import BUNDLED_MODEL
 from ketune.errors import ModelError
 from ketune.finetuning.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BUILTIN_MODEL = "builtin:base"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
@@ -58,9 +58,9 @@ def load_base(
             )
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ... for bad models
         raise ModelError(f"{name}: cannot be loaded as a causal language model: {_one_line(error)}") from error
-    if name == BUILTIN_MODEL:
+    if name == BUNDLED_MODEL:
         # The path of an installed package means nothing on another machine; adapters remember this name instead.
-        loaded.config.name_or_path = loaded.name_or_path = BUILTIN_MODEL
+        loaded.config.name_or_path = loaded.name_or_path = BUNDLED_MODEL
     return loaded.to(target).eval(), tokenizer  # pyright: ignore[reportArgumentType]
 
 
@@ -152,8 +152,8 @@ def _resolve(model: str | Path) -> tuple[str, str]:
     """Returns what to call the model in errors, and what to hand to transformers."""
     name = str(model)
     if name.startswith("builtin:"):
-        if name != BUILTIN_MODEL:
-            raise ModelError(f"{name!r}: unknown built-in model; use {BUILTIN_MODEL!r}")
+        if name != BUNDLED_MODEL:
+            raise ModelError(f"{name!r}: unknown built-in model; use {BUNDLED_MODEL!r}")
         from ketune.assets import base_model_path
 
         return name, str(base_model_path())
@@ -164,7 +164,7 @@ def _resolve(model: str | Path) -> tuple[str, str]:
     if path.exists():
         raise ModelError(f"{name}: is a file; pass the folder that holds config.json and the weights")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"{name}: no such folder; pass a model folder, a hub id or {BUILTIN_MODEL!r}")
+        raise ModelError(f"{name}: no such folder; pass a model folder, a hub id or {BUNDLED_MODEL!r}")
     return name, name
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ketune.errors import DataError, ModelError
-from ketune.finetuning.base import BUILTIN_MODEL, load_base
+from ketune.finetuning.base import BUNDLED_MODEL, load_base
 from ketune.finetuning.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def load_either(
     if adapter is not None:
         return load_trained(adapter, model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     if model is None:
-        raise ModelError(f"nothing to load: pass an adapter's folder, or a model such as {BUILTIN_MODEL!r}")
+        raise ModelError(f"nothing to load: pass an adapter's folder, or a model such as {BUNDLED_MODEL!r}")
     return load_base(model, dtype, device, trust_remote_code=trust_remote_code)
 
 
@@ -147,7 +147,7 @@ def find_adapter(folder: str | Path) -> Path | str:
             f"{folder}: holds neither {ADAPTER_CONFIG} nor config.json; pass what `ketune finetune --out` wrote"
         )
     text = str(folder)
-    if text == BUILTIN_MODEL or text.startswith((".", "/", "~")) or text.count("/") != 1:
+    if text == BUNDLED_MODEL or text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise ModelError(f"{folder}: no such adapter folder; pass what `ketune finetune --out` wrote, or a hub id")
     return text
 
