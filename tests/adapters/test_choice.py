@@ -5,9 +5,8 @@ from transformers import GPT2Config, LlamaConfig
 
 from ketune.adapters import METHODS, BudgetTooSmall, ConfigError, count_trainable, meta_model
 from ketune.adapters.choice import PRESETS, choose
-from ketune.adapters.layer_circuits import build_circuit, model_circuits
+from ketune.adapters.layer_circuits import model_circuits
 from ketune.adapters.summary import summarize_methods
-from ketune.circuits import ry_ring
 from ketune.errors import KetuneError
 
 CONFIG = LlamaConfig(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=99)
@@ -130,14 +129,3 @@ def test_a_model_has_one_circuit_for_each_width_of_its_layers():
 def test_transposed_layers_are_measured_by_their_input():
     (item,) = model_circuits(GPT2Config(n_embd=48, n_layer=1, n_head=4), settings=["target_modules=c_attn"])
     assert item.in_features == 48
-
-
-def test_a_circuit_is_built_by_wires_or_by_width():
-    assert build_circuit("ry_ring", 3, 2, "linear") == ry_ring(3, 2, "linear")
-    assert build_circuit("ry_ring", in_features=9) == ry_ring(4)
-
-
-@pytest.mark.parametrize("options", [{}, {"n_wires": 2, "in_features": 4}, {"n_wires": 0}, {"n_wires": 99}])
-def test_a_circuit_needs_exactly_one_sensible_width(options):
-    with pytest.raises(ConfigError):
-        build_circuit("ry_ring", **options)

@@ -22,8 +22,8 @@ class Example:
     number: float = 0.0
     switch: bool = False
     word: str = ""
-    names: list[str] | str | None = None  # PEFT's order: a list is meant
-    words: str | list[str] = ""  # QAA's readout: a text is meant
+    modules: list[str] | str | None = None
+    words: str | list[str] = ""
     sizes: list[int] | int | None = None
     table: dict[str, int] = field(default_factory=dict)
     choice: bool | Literal["pissa", "eva"] = True
@@ -43,12 +43,12 @@ class Example:
         ("switch=OFF", False),
         ("word= a=b ", "a=b"),
         ("word=none", "none"),
-        ("names=q_proj", ["q_proj"]),
-        ("names=q_proj,v_proj", ["q_proj", "v_proj"]),
-        ("names=all-linear", "all-linear"),
-        (r"names=.*\.(q|v)_proj", r".*\.(q|v)_proj"),
-        ("names=null", None),
-        ('names=["a,b"]', ["a,b"]),
+        ("modules=q_proj", ["q_proj"]),
+        ("modules=q_proj,v_proj", ["q_proj", "v_proj"]),
+        ("modules=all-linear", "all-linear"),
+        (r"modules=.*\.(q|v)_proj", r".*\.(q|v)_proj"),
+        ("modules=null", None),
+        ('modules=["a,b"]', ["a,b"]),
         ("words=amplitudes", "amplitudes"),
         ("words=XZ,IY", ["XZ", "IY"]),
         ('words=["XZ"]', ["XZ"]),

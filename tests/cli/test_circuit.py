@@ -44,6 +44,16 @@ def test_the_drawing_and_the_program_are_qiskits(ketune, tmp_path):
     assert qiskit is not None
 
 
+def test_a_drawing_goes_into_the_file_that_was_named(ketune, tmp_path):
+    pytest.importorskip("qiskit")
+    out = tmp_path / "drawing.txt"
+    (row,) = ketune("circuit", "--ansatz", "ry_ring", "--wires", "2", "--out", out, "--json").json
+    assert "drawing" not in row
+    assert out.read_text().rstrip() == draw(ry_ring(2)).rstrip()
+    (row,) = ketune("circuit", "--ansatz", "ry_ring", "--wires", "2", "--draw", "text", "--json").json
+    assert row["drawing"].rstrip() == draw(ry_ring(2)).rstrip()
+
+
 def test_without_qiskit_the_numbers_come_with_a_note(ketune, monkeypatch):
     from ketune.circuits import rendering
 
@@ -71,6 +81,9 @@ def test_without_qiskit_the_numbers_come_with_a_note(ketune, monkeypatch):
         (["--entangler", "rng"], ["'rng'", "ring"]),
         (["--in-features", "0"], ["in_features=0"]),
         (["--wires", "2", "--in-features", "4"], ["--wires", "one of them"]),
+        (["--wires", "2", "--model", "builtin:base"], ["--wires", "--model", "--set"]),
+        (["--set", "n_layers=2"], ["--set", "--model"]),
+        (["--qasm", "--draw", "text"], ["--qasm", "--draw text"]),
         (["--draw", "mpl"], ["--out"]),
         (["--draw", "svg"], ["'svg'", "'mpl'"]),
         (["--draw", "mpl", "--out", "x.gif"], ["'gif'", "'png'"]),

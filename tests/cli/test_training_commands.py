@@ -58,7 +58,7 @@ def test_finetune_uses_the_rate_of_the_method_unless_told(ketune, tmp_path, mode
         *("finetune", model_folder, "--data", data_folder, "--method", "prefix", "--size", "2"),
         *("--out", tmp_path / "run", "--steps", "1", "--training", "save_steps=0", "--json"),
     ).json
-    assert found["learning_rate"] == get_method("prefix").learning_rate
+    assert found["learning_rate"] == get_method("prefix").at_width(32).learning_rate
     assert found["size"] == 2
 
 

@@ -28,9 +28,10 @@ _NEEDS = {
 def parse_fields(cls: type, settings: Iterable[str]) -> dict[str, Any]:
     """The values of `name=value` texts, in the types of a dataclass's fields.
 
-    Numbers, `true`/`false` and `none` are written plainly, lists with commas or as JSON, dictionaries as JSON. For a
-    field that takes a list or a text, such as PEFT's `target_modules`, plain names make a list and anything else (a
-    regular expression, `all-linear`) stays text when the field's type names the list first.
+    Numbers, `true`/`false` and `none` are written plainly, lists with commas or as JSON, dictionaries as JSON. A field
+    that takes a list or a text gets a list where there are commas. For names of modules, such as PEFT's
+    `target_modules`, a single plain name is a list as well: as a text PEFT would take it for a regular expression that
+    has to match whole names. Anything else there (an expression, `all-linear`) stays text.
 
     Args:
         cls: a dataclass, e.g. `QAAConfig`.
@@ -63,14 +64,19 @@ def parse_fields(cls: type, settings: Iterable[str]) -> dict[str, Any]:
         if name in values:
             raise ConfigError(f"{cls.__name__}({name}=...): given twice; set each field once")
         try:
-            values[name] = from_text(text.strip(), hints[name])
+            values[name] = from_text(text.strip(), hints[name], names="modules" in name)
         except ValueError as error:
             raise ConfigError(f"{cls.__name__}({name}={text!r}): {error}") from None
     return values
 
 
-def from_text(text: str, hint: Any) -> Any:
+def from_text(text: str, hint: Any, names: bool = False) -> Any:
     """A text as a value of an annotated type.
+
+    Args:
+        text: what was written.
+        hint: the type.
+        names: where a list and a text both fit, plain names make a list.
 
     Raises:
         ValueError: when it is none; the message says what is needed.
@@ -80,8 +86,8 @@ def from_text(text: str, hint: Any) -> Any:
         return None
     origins = [get_origin(candidate) or candidate for candidate in candidates]
     if list in origins and str in origins:
-        list_first = origins.index(list) < origins.index(str)
-        is_list = text.startswith("[") or (_PLAIN_NAMES.fullmatch(text) if list_first else "," in text)
+        # The order of a union's members says nothing: typing may hand out an equal union made elsewhere.
+        is_list = text.startswith("[") or (_PLAIN_NAMES.fullmatch(text) if names else "," in text)
         return _convert(text, candidates[origins.index(list if is_list else str)])
     needs = []
     # Text fits everything, so it comes last; an int is also a float, so it comes before.

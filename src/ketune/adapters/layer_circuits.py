@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ketune.adapters.choice import choose
-from ketune.adapters.circuit_features import n_wires_for
 from ketune.adapters.config import ConfigError
 from ketune.adapters.counting import adapted_modules, meta_model
 from ketune.adapters.registry import METHODS, get_method
-from ketune.circuits import ANSATZE, MAX_WIRES, Circuit
+from ketune.circuits import Circuit
 
 
 @dataclass(frozen=True)
@@ -56,44 +54,6 @@ def layer_circuits(model: PreTrainedModel, config: PeftConfig) -> list[LayerCirc
 
 def _in_features(layer: Any) -> int:
     return layer.weight.shape[0] if isinstance(layer, Conv1D) else layer.in_features
-
-
-def build_circuit(
-    ansatz: str,
-    n_wires: int | None = None,
-    n_layers: int = 1,
-    entangler: str = "ring",
-    in_features: int | None = None,
-) -> Circuit:
-    """A circuit by the name of its ansatz.
-
-    Args:
-        ansatz: a name in `ketune.circuits.ANSATZE`.
-        n_wires: number of wires.
-        n_layers: how often the layer repeats.
-        entangler: "ring", "linear" or "none".
-        in_features: instead of `n_wires`: as many wires as hold so many amplitudes.
-
-    Raises:
-        ConfigError: for an unknown name, or a number that is out of range.
-    """
-    if ansatz not in ANSATZE:
-        near = difflib.get_close_matches(ansatz, ANSATZE, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown ansatz {ansatz!r}: choose from {', '.join(ANSATZE)}{hint}")
-    if (n_wires is None) == (in_features is None):
-        raise ConfigError(f"n_wires={n_wires}, in_features={in_features}: pass one of them")
-    if in_features is not None:
-        if in_features < 1:
-            raise ConfigError(f"in_features={in_features}: must be at least 1")
-        n_wires = n_wires_for(in_features)
-    assert n_wires is not None
-    if not 1 <= n_wires <= MAX_WIRES:
-        raise ConfigError(f"n_wires={n_wires}: must be 1 to {MAX_WIRES}")
-    try:
-        return ANSATZE[ansatz](n_wires, n_layers, entangler)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def model_circuits(

@@ -16,7 +16,8 @@ from ketune.cli import circuit, compare, evaluate, finetune, generate, merge, me
 from ketune.errors import KetuneError
 
 # What these say when they are imported is about each other's versions; an answer in one line should be one line.
-_CHATTER = ("torchao", "torch.utils._pytree", "bitsandbytes")
+# The last one warns of long texts, which we cut ourselves and say so.
+_CHATTER = ("torchao", "torch.utils._pytree", "bitsandbytes", "transformers.tokenization_utils_base")
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 

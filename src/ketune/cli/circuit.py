@@ -10,7 +10,6 @@ from ketune.cli import _options as options
 from ketune.cli import _output as output
 
 if TYPE_CHECKING:
-    from ketune.adapters.layer_circuits import LayerCircuit
     from ketune.circuits import Circuit
 
 EXAMPLES = (
@@ -19,23 +18,30 @@ EXAMPLES = (
     "ketune circuit --in-features 768 --draw mpl --out circuit.png",
     "ketune circuit --wires 3 --qasm > circuit.qasm",
 )
+_ANSATZ, _LAYERS, _ENTANGLER, _WIRES, _METHOD = "ryrz_ring_ry", 1, "ring", 4, "qaa"
 
 
 def run(
-    ansatz: Annotated[str, typer.Option(metavar="NAME", help="ry_ring, ryrz_ring_ry or rxryrz_ring.")] = "ryrz_ring_ry",
-    wires: Annotated[int | None, typer.Option(metavar="N", help="Number of qubits.")] = None,
-    layers: Annotated[int, typer.Option(metavar="N", help="How often the layer repeats.")] = 1,
-    entangler: Annotated[str, typer.Option(metavar="NAME", help="ring, linear or none.")] = "ring",
+    ansatz: Annotated[
+        str | None, typer.Option(metavar="NAME", help=rf"ry_ring, ryrz_ring_ry or rxryrz_ring. \[default: {_ANSATZ}]")
+    ] = None,
+    wires: Annotated[int | None, typer.Option(metavar="N", help=rf"Number of qubits. \[default: {_WIRES}]")] = None,
+    layers: Annotated[
+        int | None, typer.Option(metavar="N", help=rf"How often the layer repeats. \[default: {_LAYERS}]")
+    ] = None,
+    entangler: Annotated[
+        str | None, typer.Option(metavar="NAME", help=rf"ring, linear or none. \[default: {_ENTANGLER}]")
+    ] = None,
     in_features: Annotated[
         int | None, typer.Option(metavar="N", help="Instead of --wires: as many as hold N amplitudes.")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", "-m", metavar="MODEL", help="The circuits of --method on this model; a config is enough."
-        ),
+        typer.Option("--model", "-m", metavar="MODEL", help="A method's circuits on this model; a config is enough."),
     ] = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="A quantum method, with --model.")] = "qaa",
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help=rf"A quantum method, with --model. \[default: {_METHOD}]")
+    ] = None,
     preset: options.PresetOption = None,
     settings: options.SetOption = None,
     draw: Annotated[
@@ -51,61 +57,69 @@ def run(
     trust_remote_code: options.TrustOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    style = "qasm" if qasm else draw
-    _check(wires, in_features, model, style, out)
+    own = options.given(**{"--ansatz": ansatz, "--wires": wires, "--layers": layers, "--entangler": entangler})
+    own |= options.given(**{"--in-features": in_features})
+    of_model = options.given(**{"--method": method, "--preset": preset, "--set": settings or None})
+    _check(own, of_model, model, draw, qasm, out)
 
-    from ketune.adapters.layer_circuits import LayerCircuit, build_circuit, model_circuits
     from ketune.circuits.description import describe
 
     with output.working("counting"), output.libraries_quiet():
         if model is not None:
-            found = model_circuits(
+            from ketune.adapters.layer_circuits import model_circuits
+
+            items = model_circuits(
                 options.expand(model),
-                method,
+                method or _METHOD,
                 preset=preset,
                 settings=settings or (),
                 trust_remote_code=trust_remote_code,
             )
+            found = [(item.circuit, {"in_features": item.in_features, "layers": list(item.layers)}) for item in items]
         else:
-            n_wires = 4 if wires is None and in_features is None else wires
-            circuit = build_circuit(ansatz, n_wires, layers, entangler, in_features)
-            found = [LayerCircuit(2**circuit.n_wires if in_features is None else in_features, (), circuit)]
-        numbers = [describe(item.circuit, sample=expressibility) for item in found]
+            from ketune.circuits.build import build_circuit
+
+            n_wires = _WIRES if wires is None and in_features is None else wires
+            n_layers = _LAYERS if layers is None else layers
+            circuit = build_circuit(ansatz or _ANSATZ, n_wires, n_layers, entangler or _ENTANGLER, in_features)
+            found = [(circuit, {"in_features": in_features or 2**circuit.n_wires, "layers": []})]
+        rows = [place | describe(circuit, sample=expressibility) for circuit, place in found]
+
+    style = "qasm" if qasm else draw or ("text" if out is not None else None)
     if style is not None and len(found) > 1:
-        widths = ", ".join(str(item.in_features) for item in found)
+        widths = ", ".join(str(row["in_features"]) for row in rows)
         raise options.OptionError(f"this model has circuits for the widths {widths}; choose one with --in-features")
-    drawing = _render(found[0].circuit, style, out) if style is not None or not as_json else None
+    drawings = [None if as_json and style is None else _render(circuit, style, out) for circuit, _ in found]
     if out is not None:
-        options.write_file(options.expand(out), drawing)
-    elif qasm and not as_json:
-        output.say(str(drawing).rstrip())
-        return
+        options.write_file(options.expand(out), drawings[0])
+        drawings = [None] * len(found)
     if as_json:
-        shown = {} if style is None or out is not None else {"qasm" if qasm else "drawing": drawing}
-        rows = [
-            {"in_features": item.in_features, "layers": list(item.layers)} | row | shown
-            for item, row in zip(found, numbers)
-        ]
-        output.print_json(rows)
-        return
-    for i, (item, row) in enumerate(zip(found, numbers)):
-        if i:
-            output.say()
-        _show(item, row)
-        if out is None and drawing is not None:
-            text = drawing if i == 0 else _render(item.circuit, None, None)
-            _print_drawing(str(text))
-    if out is not None:
-        output.say(f"saved: {out}", style="bold")
+        key = "qasm" if qasm else "drawing"
+        output.print_json([row | ({} if text is None else {key: text}) for row, text in zip(rows, drawings)])
+    elif qasm and out is None:
+        output.say(str(drawings[0]).rstrip())  # nothing but the program, so that it can go into a file
+    else:
+        for row, text in zip(rows, drawings):
+            _show(row, text)
+        if out is not None:
+            output.say(f"saved: {out}", style="bold")
 
 
-def _check(wires: int | None, in_features: int | None, model: str | None, style: str | None, out: str | None) -> None:
-    """What can be refused before any library is there."""
-    if sum(value is not None for value in (wires, in_features, model)) > 1:
+def _check(
+    own: dict[str, Any], of_model: dict[str, Any], model: str | None, draw: str | None, qasm: bool, out: str | None
+) -> None:
+    """What can be refused before any library is there; no option is silently without effect."""
+    if model is not None and own:
         raise options.OptionError(
-            "--wires, --in-features and --model each say how wide the circuit is; pass one of them"
+            f"{', '.join(own)} describe a circuit of its own; with --model say --set ansatz=..., --set n_layers=..."
         )
-    if style == "mpl" and out is None:
+    if model is None and of_model:
+        raise options.OptionError(f"{', '.join(of_model)} choose a method on a model; name the model with --model")
+    if {"--wires", "--in-features"} <= own.keys():
+        raise options.OptionError("--wires and --in-features both say how wide the circuit is; pass one of them")
+    if qasm and draw is not None:
+        raise options.OptionError(f"--qasm writes a program and --draw {draw} a drawing; pass one of them")
+    if draw == "mpl" and out is None:
         raise options.OptionError("--draw mpl makes a picture; say where it goes with --out circuit.png")
 
 
@@ -123,25 +137,23 @@ def _render(circuit: Circuit, style: str | None, out: str | None) -> str | bytes
         return None
 
 
-def _show(item: LayerCircuit, row: dict[str, Any]) -> None:
-    if item.layers:
-        layers = f"{len(item.layers)} layer{'s' * (len(item.layers) > 1)} of input width {item.in_features}"
-        output.say(f"{layers}: {item.layers[0]}{', ...' * (len(item.layers) > 1)}", style="bold")
-    gates = ", ".join(f"{count} {name}" for name, count in row["gates"].items()) or "none"
-    output.say(f"wires {row['n_wires']}, depth {row['depth']}, gates {row['n_gates']} ({gates})")
-    output.say(
-        f"two-wire gates {row['n_two_qubit']}, angles {row['n_angles']}, {'real' if row['is_real'] else 'complex'}"
-    )
-    if "expressibility" in row:
-        output.say(
-            f"expressibility {row['expressibility']:.4f} (KL divergence from random states, lower expresses more)"
-        )
-        output.say(f"entangling capability {row['entangling_capability']:.4f} (0 none, 1 most)")
-
-
-def _print_drawing(drawing: str) -> None:
+def _show(row: dict[str, Any], drawing: str | bytes | None) -> None:
     from ketune.circuits.rendering import fold
 
     console = output.results()
-    output.say(to=console)
-    output.say(fold(drawing, console.width) if output.is_terminal() else drawing, to=console)
+    if row["layers"]:
+        n = len(row["layers"])
+        names = row["layers"][0] + (", ..." if n > 1 else "")
+        head = f"{n} layer{'s' if n > 1 else ''} of input width {row['in_features']}: {names}"
+        output.say(head, to=console, style="bold")
+    gates = ", ".join(f"{count} {name}" for name, count in row["gates"].items()) or "none"
+    kind = "real amplitudes" if row["is_real"] else "complex amplitudes"
+    output.say(f"wires {row['n_wires']}, depth {row['depth']}, gates {row['n_gates']} ({gates})", to=console)
+    output.say(f"two-wire gates {row['n_two_qubit']}, angles {row['n_angles']}, {kind}", to=console)
+    if "expressibility" in row:
+        value, entangling = row["expressibility"], row["entangling_capability"]
+        output.say(f"expressibility {value:.4f} (divergence from random states; lower expresses more)", to=console)
+        output.say(f"entangling capability {entangling:.4f} (0 none, 1 most)", to=console)
+    if drawing is not None:
+        text = str(drawing)
+        output.say(f"\n{fold(text, console.width) if output.is_terminal() else text}\n", to=console)

@@ -63,7 +63,7 @@ def run(
         name = row.method.name if row.preset is None else f"{row.method.name} --preset {row.preset}"
         table.add_row(
             name,
-            _size(row.method.size_name, row.size),
+            "–" if row.problem is not None else _size(row.method.size_name, row.size),
             ", ".join(row.method.controls) or "–",
             "–" if row.count is None else f"{row.count:,}",
             output.share(row.share),
