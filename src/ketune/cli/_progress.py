@@ -27,6 +27,10 @@ def readable(name: str) -> str:
     return " ".join(re.sub(r"^(seed|lr)(?=\d)", r"\1 ", part) for part in parts)
 
 
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 class _Left(ProgressColumn):
     """The time left, by the mean speed so far."""
 
@@ -104,7 +108,8 @@ class _ComparisonView:
         self.n_jobs, self.n_before = len(event.cells) - event.n_finished, event.n_finished
         arms = {cell.rsplit("--", 1)[0] for cell in event.cells}
         seeds = {cell.rsplit("--", 1)[1] for cell in event.cells}
-        text = f"{len(event.cells)} cells: {len(arms)} experiments, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+        parts = [_count(len(arms), "experiment"), _count(len(seeds), "seed")]
+        text = f"{_count(len(event.cells), 'cell')}: {', '.join(parts)}"
         if event.budget is not None:
             text += f", budget {event.budget:,} trainable parameters"
         self.line(text, "bold")
