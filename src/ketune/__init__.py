@@ -6,20 +6,28 @@ loading saved adapters work as with PEFT's own.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ketune.adapters import METHODS, AdapterConfig, QAAConfig, SoraConfig, load, prune, update_matrices
-from ketune.circuits import Circuit, QuantumLayer
 from ketune.errors import KetuneError
 
 if TYPE_CHECKING:
+    from ketune.adapters import METHODS, AdapterConfig, QAAConfig, SoraConfig, load, prune, update_matrices
+    from ketune.circuits import Circuit, QuantumLayer
     from ketune.finetuning import TrainingParams, finetune
 
 __version__ = "0.1.0"
 
-# The training stack (TRL, datasets) takes seconds to import, so it is fetched when first asked for.
-_LAZY = {"finetune": "ketune.finetuning", "TrainingParams": "ketune.finetuning"}
+# Where the names come from. The training stack (TRL, datasets) takes seconds to import, so each home waits to be asked.
+_HOMES = {
+    "ketune.adapters": ("METHODS", "AdapterConfig", "QAAConfig", "SoraConfig", "load", "prune", "update_matrices"),
+    "ketune.circuits": ("Circuit", "QuantumLayer"),
+    "ketune.finetuning": ("TrainingParams", "finetune"),
+}
+_LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "METHODS",
@@ -35,6 +43,23 @@ __all__ = [
     "prune",
     "update_matrices",
 ]
+
+
+def _is_our_command() -> bool:
+    """Whether this process is the `ketune` command or `python -m ketune`, and no worker that it started."""
+    if multiprocessing.parent_process() is not None or not sys.argv:
+        return False
+    if os.path.basename(sys.argv[0]) in ("ketune", "ketune.exe"):
+        return True
+    # While Python looks for the module behind -m, argv[0] is "-m", whatever the module; the full line tells which.
+    line = sys.orig_argv
+    return sys.argv[0] == "-m" and "-m" in line and line[line.index("-m") + 1 :][:1] == ["ketune"]
+
+
+# Importing the adapters registers them with PEFT. Only our own command does without, so that `ketune --help` answers
+# before torch is there; its subcommands import what they need.
+if not _is_our_command():
+    import_module("ketune.adapters")
 
 
 def __getattr__(name: str) -> Any:

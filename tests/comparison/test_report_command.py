@@ -45,6 +45,7 @@ def read_back(line: str, monkeypatch, tmp_path) -> tuple[ComparisonSpec, str]:
         {"template": "Q: {question}\nA: {answer}", "n_train": 100, "n_test": 7, "n_generate": 0, "max_new_tokens": 9},
         {"methods": (), "experiments": ("/x/experiments/dora/r 8",), "n_validation": 5, "keep_full": True},
         {"train": "a.csv", "validation": "b.csv", "test": "c.csv", "trust_remote_code": True},
+        {"target_modules": ("q_proj", "o_proj")},
     ],
 )
 def test_the_command_line_reads_back_the_same_spec(changes, monkeypatch, tmp_path, capsys):

@@ -126,7 +126,7 @@ def read_config(folder: Path) -> PeftConfig | None:
     """
     from peft import PeftConfig
 
-    import ketune  # noqa: F401  (registers our methods with PEFT)
+    import ketune.adapters  # noqa: F401  (registers our methods with PEFT)
 
     path = folder / ADAPTER_CONFIG
     if not path.is_file():

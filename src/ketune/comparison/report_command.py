@@ -54,6 +54,8 @@ def command(asked: Mapping[str, Any], folder: Path) -> str | None:
         words += ["--methods", ",".join(asked["methods"]) or "none"]
     for folder_of_experiment in asked["experiments"]:
         words += ["--experiment", folder_of_experiment]
+    if asked["target_modules"]:
+        words += ["--target-modules", ",".join(asked["target_modules"])]
     words += ["--seeds", _seeds(asked["seeds"])]
     for name, option in _VALUES.items():
         if asked[name] != _defaults()[name]:
