@@ -42,6 +42,12 @@ def ketune() -> Callable[..., Answer]:
     return call
 
 
+@pytest.fixture(autouse=True)
+def _no_width_from_outside(monkeypatch: pytest.MonkeyPatch):
+    """pytest-xdist gives its workers a COLUMNS, which stands for a user who wants tables of that width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     before = torch.get_num_threads()
