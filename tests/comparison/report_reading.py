@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from result_builder import build_result
+from tests.comparison.result_builder import build_result
 
 from ketune.comparison.arms import read_comparison
 from ketune.comparison.report_markdown import render_markdown

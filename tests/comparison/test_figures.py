@@ -9,7 +9,7 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from result_builder import CELLS, build_result
+from tests.comparison.result_builder import CELLS, build_result
 
 from ketune.comparison.arms import Comparison, group
 from ketune.comparison.figure_labels import spread

@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 from report_reading import SEEDS, losses, report_text, section, table
-from result_builder import CELLS, N_TOTAL, build_result, failed_result, scores, write_folder
+from tests.comparison.result_builder import CELLS, N_TOTAL, build_result, failed_result, scores, write_folder
 
 from ketune import comparison
 from ketune.comparison.arms import read_comparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from result_builder import build_result, failed_result
+from tests.comparison.result_builder import build_result, failed_result
 
 from ketune.comparison.arms import Comparison, group, same_budget
 from ketune.comparison.report_findings import findings

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from report_reading import SEEDS, losses, report_text, section, table
-from result_builder import CELLS, build_result, failed_result, write_folder
+from tests.comparison.result_builder import CELLS, build_result, failed_result, write_folder
 
 from ketune.comparison.arms import read_comparison
 from ketune.comparison.report import write_report

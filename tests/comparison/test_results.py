@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from result_builder import build_result, failed_result, write_folder
+from tests.comparison.result_builder import build_result, failed_result, write_folder
 
 from ketune.comparison import atomic
 from ketune.comparison.results import Result, ResultError, load_results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from result_builder import build_result, failed_result, write_folder
+from tests.comparison.result_builder import build_result, failed_result, write_folder
 
 from ketune.comparison.arms import read_comparison
 from ketune.comparison.results import ResultError
