@@ -15,7 +15,7 @@ import numpy
 import pytest
 import scipy.stats
 from PIL import Image
-from report_reading import SEEDS, losses, report_text, section, table
+from tests.comparison.report_reading import SEEDS, losses, report_text, section, table
 from tests.comparison.result_builder import CELLS, N_TOTAL, build_result, failed_result, scores, write_folder
 
 from ketune import comparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from report_reading import SEEDS, losses, report_text, section, table
+from tests.comparison.report_reading import SEEDS, losses, report_text, section, table
 from tests.comparison.result_builder import CELLS, build_result, failed_result, write_folder
 
 from ketune.comparison.arms import read_comparison
