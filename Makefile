@@ -37,9 +37,9 @@ lint: $(STAMP)  ## format, lint, types, floors of the architecture
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-docs: $(STAMP)  ## check the documentation: links, and code blocks that run
+docs: $(STAMP)  ## check the documentation: links, and that its code runs, docstrings included
 	$(BIN)/python tools/check_docs.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q README.md docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q README.md docs src
 
 bench: $(STAMP)  ## speed and memory, with the peers beside us in the same run
 	$(BIN)/python benchmarks/training_step.py

@@ -7,6 +7,7 @@ The data has columns `prompt` and `completion`. Without arguments it runs on the
 
 import argparse
 
+import torch
 from datasets import load_dataset
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -33,7 +34,14 @@ else:
     from ketune.finetuning import load_task
 
     data = load_task("builtin:inns").train.select_columns(["prompt", "completion"])
-config = SFTConfig(options.out, max_steps=options.steps, per_device_train_batch_size=8, learning_rate=0.1, report_to=[])
+config = SFTConfig(
+    options.out,
+    max_steps=options.steps,
+    per_device_train_batch_size=8,
+    learning_rate=0.1,
+    bf16=torch.cuda.is_available(),
+    report_to=[],
+)
 SFTTrainer(model, args=config, train_dataset=data, processing_class=tokenizer).train()
 
 model.save_pretrained(f"{options.out}/adapter")
