@@ -17,7 +17,7 @@ METHODS: dict[str, Method] = {}
 """Every method by name, in the order of the comparison's tables."""
 
 REFERENCE_WIDTH = 160
-"""Width of the bundled base model, on which the default learning rates were chosen with `--tune-lr`."""
+"""Width of the bundled base model, at which the registry states its learning rates."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ add_method(
         configure=lambda size: LoraConfig(task_type=TaskType.CAUSAL_LM, r=size, lora_alpha=2 * size),
         size_name="rank",
         default_size=8,
-        learning_rate=2e-2,
-        learning_rates=(6e-3, 2e-2, 6e-2),
+        learning_rate=6e-3,
+        learning_rates=(2e-3, 6e-3, 2e-2),
         enlarge=_enlarge_lora,
     )
 )
@@ -164,8 +164,8 @@ add_method(
         configure=lambda size: PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=size),
         size_name="prefix length",
         default_size=20,
-        learning_rate=0.6,
-        learning_rates=(0.2, 0.6, 1.8),
+        learning_rate=0.2,
+        learning_rates=(6e-2, 0.2, 0.6),
     )
 )
 add_method(
@@ -177,8 +177,8 @@ add_method(
         configure=lambda size: SoraConfig(task_type=TaskType.CAUSAL_LM, r=size, alpha=2.0 * size),
         size_name="largest rank",
         default_size=8,
-        learning_rate=3e-2,
-        learning_rates=(1e-2, 3e-2, 0.1),
+        learning_rate=1e-2,
+        learning_rates=(3e-3, 1e-2, 3e-2),
         enlarge=_enlarge_ours,
     )
 )
@@ -191,8 +191,8 @@ add_method(
         configure=lambda size: QAAConfig.preset("recommended", task_type=TaskType.CAUSAL_LM, n_readouts=size),
         size_name="readouts",
         default_size=8,
-        learning_rate=0.1,
-        learning_rates=(3e-2, 0.1, 0.3),
+        learning_rate=3e-2,
+        learning_rates=(1e-2, 3e-2, 0.1),
         enlarge=_enlarge_ours,
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )

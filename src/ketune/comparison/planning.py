@@ -17,7 +17,7 @@ from ketune.comparison.experiments import (
     unique_names,
     write_experiment,
 )
-from ketune.comparison.spec import BUDGET_RANK, ComparisonSpec, SpecError
+from ketune.comparison.spec import BUDGET_RANK, BUNDLED_MODEL, BUNDLED_RATES, ComparisonSpec, SpecError
 from ketune.comparison.targeting import choose_targets, with_targets
 from ketune.errors import KetuneError
 
@@ -119,7 +119,8 @@ def make_plan(spec: ComparisonSpec) -> tuple[Plan, list[PeftConfig | None]]:
     found: list[tuple[Experiment, PeftConfig | None]] = []
     for name, config, count in _sized(spec, methods, model, budget, n_parameters):
         method = methods[name]
-        rate = spec.learning_rates.get(name, method.learning_rate)
+        usual = BUNDLED_RATES.get(name) if spec.model == BUNDLED_MODEL else None
+        rate = spec.learning_rates.get(name) or usual or method.learning_rate
         tuned = spec.tune_lr and name not in spec.learning_rates
         main = Experiment(
             method=name,

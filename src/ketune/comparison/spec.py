@@ -22,6 +22,9 @@ DEFAULT_TRAINING: dict[str, Any] = {"max_steps": 80, "batch_size": 8, "eval_step
 """Training parameters of a comparison unless others are asked for. With the sizes of `ComparisonSpec` and the bundled
 model they let five methods times three seeds end within five minutes on two cores."""
 
+BUNDLED_RATES = {"lora": 2e-2, "prefix": 0.6, "sora": 3e-2, "qaa": 0.1}
+"""Learning rates for so few steps on the bundled model, the best of trials there; elsewhere they can be far too high."""
+
 BUDGET_RANK = 4
 """Without a budget all methods get as many parameters as LoRA of this rank on its default targets."""
 
@@ -49,8 +52,8 @@ class ComparisonSpec:
         seeds: One cell for each method and seed; a seed decides initial values and the order of the data.
         controls: Run the controls of each method beside it, at its size.
         tune_lr: Choose the learning rate of each method on the validation split, with `lr_trials` trials for each.
-        learning_rates: Rates by method, instead of those in the registry. A folder in `experiments` brings its own.
-            A method named here takes no part in `tune_lr`.
+        learning_rates: Rates by method, instead of those in the registry (on the bundled model, `BUNDLED_RATES`). A
+            folder in `experiments` brings its own. A method named here takes no part in `tune_lr`.
         training: Fields of `ketune.finetuning.TrainingParams`, over `DEFAULT_TRAINING`.
         template, columns, train, validation, test: How to read the data; see `ketune.finetuning.load_task`.
         n_train: At most so many training rows; None takes all.
