@@ -1,6 +1,6 @@
 """PEFT methods with quantum circuits and quantum-inspired tensors, and the registry of all methods."""
 
-from ketune.adapters.base import AdapterLayer, AdapterTuner, Update, register
+from ketune.adapters.base import AdapterLayer, AdapterTuner, register
 from ketune.adapters.calibration import spread_readouts
 from ketune.adapters.config import AdapterConfig, ConfigError
 from ketune.adapters.counting import (
@@ -18,6 +18,7 @@ from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
 from ketune.adapters.registry import METHODS, Method, add_method, get_method
 from ketune.adapters.sora import SoraConfig, effective_ranks, gates
+from ketune.adapters.update import Update
 
 __all__ = [
     "METHODS",

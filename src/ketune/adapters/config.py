@@ -16,7 +16,7 @@ from torch import nn
 from ketune.errors import KetuneError
 
 if TYPE_CHECKING:
-    from ketune.adapters.base import Update
+    from ketune.adapters.update import Update
 
 CARD_HEADING = "## How to load this adapter"
 

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ketune.adapters.base import Update, register
+from ketune.adapters.base import register
 from ketune.adapters.calibration import spread_readouts
 from ketune.adapters.circuit_features import CircuitFeatures, n_wires_for, unit_factor, z_words
 from ketune.adapters.config import AdapterConfig, ConfigError
 from ketune.adapters.controls import CONTROLS, GivensFeatures
+from ketune.adapters.update import Update
 from ketune.circuits import ANSATZE, Circuit
 
 READOUTS = ("pauli_z", "probabilities", "amplitudes")

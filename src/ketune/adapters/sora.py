@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ketune.adapters.base import Update, register
+from ketune.adapters.base import register
 from ketune.adapters.config import AdapterConfig
+from ketune.adapters.update import Update
 from ketune.optim.proximal import SCHEDULES, THRESHOLDS, Proximal, sparsity_phases
 
 
