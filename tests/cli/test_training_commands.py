@@ -164,10 +164,10 @@ def test_evaluate_answers_bad_input_in_one_line(ketune, options, words):
 
 def test_generate_continues_each_prompt_and_json_pairs_them(ketune, trained):
     options = ["--adapter", trained("lora"), "--max-new-tokens", "4"]
-    texts = ketune("generate", *options, "--prompt", "the fox", "--prompt", "[an owl]").out.splitlines()
+    printed = ketune("generate", *options, "--prompt", "the fox", "--prompt", "[an owl]").out
     found = ketune("generate", *options, "--prompt", "the fox", "--prompt", "[an owl]", "--json").json
     assert [row["prompt"] for row in found] == ["the fox", "[an owl]"]
-    assert [row["text"].split("\n")[0] for row in found] == texts[:1] + texts[-1:]
+    assert printed == "".join(row["text"] + "\n" for row in found)  # to the character, tabs and all
 
 
 def test_generate_reads_standard_input_and_draws_by_the_seed(ketune, model_folder, monkeypatch):

@@ -45,6 +45,13 @@ def say(text: str = "", *, to: Console | None = None, style: str | None = None) 
     (to or results()).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def verbatim(text: str) -> None:
+    """Write what a model wrote to standard output, character for character; a console would expand its tabs."""
+    if is_main_process():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
 def print_json(value: Any) -> None:
     """Print JSON to standard output; numbers that JSON does not have become null."""
     if is_main_process():

@@ -65,7 +65,7 @@ def run(
         output.print_json([{"prompt": before, "text": text} for before, text in zip(prompts, texts)])
         return
     for text in texts:
-        output.say(text)
+        output.verbatim(text)
 
 
 def _read_prompts() -> list[str]:
