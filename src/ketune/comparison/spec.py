@@ -23,7 +23,7 @@ DEFAULT_TRAINING: dict[str, Any] = {"max_steps": 80, "batch_size": 8, "eval_step
 model they let five methods times three seeds end within five minutes on two cores."""
 
 BUNDLED_RATES = {"lora": 2e-2, "prefix": 0.6, "sora": 3e-2, "qaa": 0.1}
-"""Learning rates for so few steps on the bundled model, the best of trials on it; other models may want far less."""
+"""Learning rates for short runs on the bundled model, from two to four trials by hand each; others may want less."""
 
 BUDGET_RANK = 4
 """Without a budget all methods get as many parameters as LoRA of this rank on its default targets."""
