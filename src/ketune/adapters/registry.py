@@ -135,8 +135,8 @@ add_method(
         configure=None,
         size_name="",
         default_size=0,
-        learning_rate=1e-3,
-        learning_rates=(3e-4, 1e-3, 3e-3),
+        learning_rate=3e-4,
+        learning_rates=(1e-4, 3e-4, 1e-3),
         # Whole models are tuned at 1e-5 to 5e-5 from widths of 768 to 2048 on, which a plain inverse would overshoot.
         width_power=2.0,
     )
