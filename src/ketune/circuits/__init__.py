@@ -4,6 +4,7 @@ from ketune.circuits.analysis import entangling_capability, expressibility
 from ketune.circuits.ansatz import ANSATZE, ENTANGLERS, rxryrz_ring, ry_ring, ryrz_ring_ry
 from ketune.circuits.circuit import Circuit, Gate
 from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
+from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transverse_ising
 from ketune.circuits.layer import QuantumLayer
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
 from ketune.circuits.simulate import simulate
@@ -17,12 +18,15 @@ __all__ = [
     "READOUTS",
     "Circuit",
     "Gate",
+    "Hamiltonian",
     "QuantumLayer",
     "check_readout",
     "count_readouts",
     "draw",
     "entangling_capability",
     "expressibility",
+    "heisenberg",
+    "max_cut",
     "run",
     "rxryrz_ring",
     "ry_ring",
@@ -31,4 +35,5 @@ __all__ = [
     "to_openqasm3",
     "to_pennylane",
     "to_qiskit",
+    "transverse_ising",
 ]

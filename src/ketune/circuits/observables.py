@@ -3,23 +3,39 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from ketune.circuits.circuit import Gate
+from ketune.circuits._pauli import basis_change, check_word, measurement_groups, pauli_z_words, word_signs
+from ketune.circuits.hamiltonian import Hamiltonian
+
+__all__ = [
+    "ENCODINGS",
+    "READOUTS",
+    "Readout",
+    "basis_change",
+    "check_readout",
+    "count_readouts",
+    "measurement_groups",
+    "pauli_z_words",
+    "split_readout",
+    "word_signs",
+]
 
 READOUTS = ("pauli_z", "probabilities", "amplitudes")
-"""Named readouts; a sequence of Pauli words such as `["ZZI", "XII"]` is the other choice."""
+"""Named readouts; Pauli words such as `["ZZI", "XII"]` and Hamiltonians are the other choices."""
 
 ENCODINGS = ("amplitude", "angle")
 """Names of the ways to turn features into a state."""
 
-Readout = str | Sequence[str]
+Readout = str | Sequence[str] | Hamiltonian | Sequence[Hamiltonian]
 
 
 def check_readout(readout: Readout, n_wires: int) -> str | tuple[str, ...]:
-    """The readout as a name or a tuple of Pauli words.
+    """The readout as a name or a tuple of Pauli words; of Hamiltonians, the words to measure.
 
     Args:
-        readout: "pauli_z", "probabilities", "amplitudes", or Pauli words with one letter of IXYZ per wire.
+        readout: "pauli_z", "probabilities", "amplitudes", Pauli words with one letter of IXYZ per wire, a Hamiltonian,
+            or a sequence of Hamiltonians.
         n_wires: number of wires.
 
     Raises:
@@ -32,20 +48,69 @@ def check_readout(readout: Readout, n_wires: int) -> str | tuple[str, ...]:
             f"readout={readout!r}: unknown readout; choose one of {', '.join(map(repr, READOUTS))} "
             f"or pass Pauli words such as {['X' * min(n_wires, 2) + 'I' * max(n_wires - 2, 0)]}"
         )
-    words = tuple(readout)
+    return _words(readout, n_wires)[0]
+
+
+def split_readout(readout: Readout, n_wires: int) -> tuple[str | tuple[str, ...], Tensor | None]:
+    """What to measure, and how Hamiltonians are combined from it.
+
+    Args:
+        readout: as `check_readout`.
+        n_wires: number of wires.
+
+    Returns:
+        the readout as a name or a tuple of different Pauli words, and for Hamiltonians their coefficients,
+        (n_words, n_hamiltonians) in float64: the expectations of the words times this matrix are the energies. None for
+        other readouts.
+
+    Raises:
+        ValueError: as `check_readout`.
+
+    Example:
+        >>> from ketune.circuits import transverse_ising
+        >>> words, weights = split_readout(transverse_ising(2), 2)
+        >>> words, weights.flatten().tolist()
+        (('IX', 'XI', 'ZZ'), [-1.0, -1.0, -1.0])
+    """
+    if isinstance(readout, str):
+        return check_readout(readout, n_wires), None
+    words, hamiltonians = _words(readout, n_wires)
+    if not hamiltonians:
+        return words, None
+    weights = torch.zeros(len(words), len(hamiltonians), dtype=torch.float64)
+    place = {word: row for row, word in enumerate(words)}
+    for column, hamiltonian in enumerate(hamiltonians):
+        for word, coefficient in zip(hamiltonian.words, hamiltonian.coefficients):
+            weights[place[word], column] = coefficient
+    return words, weights
+
+
+def _words(
+    readout: Sequence[str] | Hamiltonian | Sequence[Hamiltonian], n_wires: int
+) -> tuple[tuple[str, ...], list[Hamiltonian]]:
+    """The Pauli words of a readout that is no name, and its Hamiltonians, if any."""
+    entries = [readout] if isinstance(readout, Hamiltonian) else list(readout)
+    hamiltonians = [entry for entry in entries if isinstance(entry, Hamiltonian)]
+    if hamiltonians and len(hamiltonians) < len(entries):
+        raise ValueError("readout mixes Hamiltonians and Pauli words; make each word a Hamiltonian((1.0,), (word,))")
+    for hamiltonian in hamiltonians:
+        if hamiltonian.n_wires != n_wires:
+            raise ValueError(f"readout has a Hamiltonian on {hamiltonian.n_wires} wires; the circuit has {n_wires}")
+    if hamiltonians:
+        return tuple(dict.fromkeys(word for hamiltonian in hamiltonians for word in hamiltonian.words)), hamiltonians
+    words = tuple(entry for entry in entries if not isinstance(entry, Hamiltonian))
     if not words:
         raise ValueError("readout=[]: pass at least one Pauli word")
     for word in words:
-        if not isinstance(word, str) or len(word) != n_wires or set(word) - set("IXYZ"):
-            raise ValueError(f"readout has the Pauli word {word!r}: write {n_wires} letters of IXYZ, one per wire")
-    return words
+        check_word(word, n_wires, "readout")
+    return words, []
 
 
 def count_readouts(n_wires: int, readout: Readout, n_readouts: int | None = None) -> int:
     """Number of values a readout gives per state.
 
-    `n_wires` for "pauli_z", `2 ** n_wires` for "probabilities", the number of words for Pauli words, and `n_readouts`
-    (default `2 ** n_wires`) for "amplitudes".
+    `n_wires` for "pauli_z", `2 ** n_wires` for "probabilities", the number of words or of Hamiltonians (1 for a single
+    one), and `n_readouts` (default `2 ** n_wires`) for "amplitudes".
 
     Raises:
         ValueError: when `n_readouts` is given for another readout, or is outside 1..2 ** n_wires.
@@ -58,54 +123,4 @@ def count_readouts(n_wires: int, readout: Readout, n_readouts: int | None = None
         return n_readouts
     if isinstance(readout, str):
         return n_wires if readout == "pauli_z" else 2**n_wires
-    return len(readout)
-
-
-def pauli_z_words(n_wires: int) -> tuple[str, ...]:
-    """The words of readout "pauli_z": Z on each wire in turn."""
-    return tuple("I" * wire + "Z" + "I" * (n_wires - wire - 1) for wire in range(n_wires))
-
-
-def measurement_groups(words: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """Groups Pauli words that one basis change makes diagonal together (qubit-wise commuting, first fit).
-
-    Returns:
-        pairs of a basis (one letter of IXYZ per wire) and the positions of its words in `words`.
-    """
-    groups: list[tuple[str, list[int]]] = []
-    for position, word in enumerate(words):
-        for index, (basis, members) in enumerate(groups):
-            if all(a == b or "I" in (a, b) for a, b in zip(basis, word)):
-                merged = "".join(b if a == "I" else a for a, b in zip(basis, word))
-                groups[index] = (merged, [*members, position])
-                break
-        else:
-            groups.append((word, [position]))
-    return groups
-
-
-def basis_change(basis: str) -> tuple[Gate, ...]:
-    """Gates that turn the letters X and Y of a basis into Z: H for X, S† then H for Y."""
-    gates: list[Gate] = []
-    for wire, letter in enumerate(basis):
-        if letter == "Y":
-            gates.append(Gate("SDG", (wire,)))
-        if letter in "XY":
-            gates.append(Gate("H", (wire,)))
-    return tuple(gates)
-
-
-def word_signs(words: Sequence[str], index: torch.Tensor) -> torch.Tensor:
-    """Eigenvalues of Pauli words, every letter but I read as Z.
-
-    Args:
-        words: k words of n letters.
-        index: (m,) int64 basis indices; wire 0 is the most significant of the n bits.
-
-    Returns:
-        (m, k) float64 of +1 and -1.
-    """
-    n_wires = len(words[0])
-    bits = (index[:, None] >> torch.arange(n_wires - 1, -1, -1)) & 1
-    mask = torch.tensor([[letter != "I" for letter in word] for word in words], dtype=torch.int64)
-    return 1.0 - 2.0 * ((bits @ mask.T) % 2).double()
+    return 1 if isinstance(readout, Hamiltonian) else len(readout)
