@@ -1,5 +1,8 @@
 """Dense matrices of gates and Pauli words, from matrix exponentials and Kronecker products: the tests' own source."""
 
+import cmath
+import math
+
 import torch
 
 I2 = torch.eye(2, dtype=torch.complex128)
@@ -40,11 +43,24 @@ def gate_matrix(name, angle):
         return PAULI[name]
     if name == "H":
         return (X + Z) / 2**0.5
-    if name in ("S", "SDG", "T"):
-        power = {"S": 1j, "SDG": -1j, "T": (1 + 1j) / 2**0.5}[name]
+    if name in ("S", "SDG", "T", "TDG"):
+        power = {"S": 1j, "SDG": -1j, "T": (1 + 1j) / 2**0.5, "TDG": (1 - 1j) / 2**0.5}[name]
         return torch.diag(torch.tensor([1, power], dtype=torch.complex128))
-    if name in ("CNOT", "CZ"):
-        return torch.block_diag(I2, X if name == "CNOT" else Z)
+    if name == "SX":
+        return torch.linalg.matrix_exp(-0.25j * math.pi * X) * cmath.exp(0.25j * math.pi)
+    if name == "GPHASE":
+        return I2 * cmath.exp(0.5j * float(angle))
+    if name in ("PHASE", "CPHASE"):
+        ones = [1] * (3 if name == "CPHASE" else 1)
+        return torch.diag(torch.tensor([*ones, cmath.exp(1j * float(angle))], dtype=torch.complex128))
+    if name in ("ISINGXX", "ISINGYY", "ISINGZZ"):
+        return torch.linalg.matrix_exp(-0.5j * angle * pauli_word(name[-2:]))
+    if name == "ISINGXY":
+        return torch.linalg.matrix_exp(0.25j * angle * (pauli_word("XX") + pauli_word("YY")))
+    if name == "ISWAP":
+        return gate_matrix("ISINGXY", math.pi)
+    if name in ("CNOT", "CY", "CZ", "CH"):
+        return torch.block_diag(I2, gate_matrix({"CNOT": "X"}.get(name, name[1:]), None))
     assert name == "SWAP"
     return torch.eye(4, dtype=torch.complex128)[[0, 2, 1, 3]]
 
@@ -54,7 +70,8 @@ def circuit_matrix(circuit, angles):
     total = torch.eye(2**circuit.n_wires, dtype=torch.complex128)
     for gate in circuit.gates:
         angle = None if gate.angle is None else angles[gate.angle]
-        total = embed(gate_matrix(gate.name, angle), gate.wires, circuit.n_wires) @ total
+        matrix = gate_matrix(gate.name, angle) if gate.matrix is None else torch.tensor(gate.matrix, dtype=total.dtype)
+        total = embed(matrix.to(total.dtype), gate.wires, circuit.n_wires) @ total
     return total
 
 

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ketune.circuits._gates import GATES, Matrix, elementary_steps
+from ketune.circuits._gates import GATES, Matrix, Step, elementary_steps
 from ketune.circuits.circuit import Circuit
 
 MAX_ROTATIONS = 3
 """Most rotations that share one 2 x 2 matrix; its table holds 2 ** rotations terms."""
 
-Slot = list[tuple[str, int | None, float]]
-"""The product of gates on one wire: name, index of the angle or None, factor on the angle."""
+Slot = list[Step]
+"""The product of one-wire steps on one wire, in the order of application."""
 
 
 @dataclass
@@ -35,20 +35,19 @@ def draft_layers(circuit: Circuit) -> list[Draft]:
         return drafts[index]
 
     for gate in circuit.gates:
-        for name, positions, factor in elementary_steps(gate.name):
-            wires = tuple(gate.wires[position] for position in positions)
-            if GATES[name].permute is not None:
-                index = max(last[wire] for wire in wires)
-                draft(index).permutes.append((name, wires))
-                for wire in wires:
+        for step in elementary_steps(gate):
+            if step.permutes:
+                index = max(last[wire] for wire in step.wires)
+                draft(index).permutes.append((step.name, step.wires))
+                for wire in step.wires:
                     last[wire], growing[wire] = index, index + 1
                 continue
-            (wire,) = wires
+            (wire,) = step.wires
             slot = draft(growing[wire]).slots[wire]
-            if factor and sum(angle is not None for _, angle, _ in slot) == MAX_ROTATIONS:
+            if step.angle is not None and sum(other.angle is not None for other in slot) == MAX_ROTATIONS:
                 growing[wire] += 1
                 slot = draft(growing[wire]).slots[wire]
-            slot.append((name, gate.angle if factor else None, factor))
+            slot.append(step)
             last[wire] = growing[wire]
     return drafts
 
@@ -62,14 +61,14 @@ def split_phases(draft: Draft, is_first: bool) -> list[Draft]:
     cuts = []
     for slot in draft.slots:
         cut = len(slot)
-        while cut and GATES[slot[cut - 1][0]].is_diagonal:
+        while cut and slot[cut - 1].is_diagonal:
             cut -= 1
         cuts.append(cut)
     before = [slot[:cut] for slot, cut in zip(draft.slots, cuts)]
     phases = [slot[cut:] for slot, cut in zip(draft.slots, cuts)]
-    if all(GATES[name].is_real for slot in phases for name, _, _ in slot):
+    if all(step.is_real for slot in phases for step in slot):
         return [draft]
-    if not all(GATES[name].is_real for slot in before for name, _, _ in slot):
+    if not all(step.is_real for slot in before for step in slot):
         return [draft]
     if any(before) or is_first:
         return [Draft(before), Draft(phases, draft.permutes, is_diagonal=True)]
@@ -89,12 +88,12 @@ def slot_terms(slot: Slot, n_rotations: int) -> torch.Tensor:
     """
     terms = torch.eye(2, dtype=torch.complex128)[None]
     missing = n_rotations
-    for name, angle, _ in slot:
-        spec = GATES[name]
-        if angle is None:
-            assert spec.matrix is not None
-            terms = _matrix(spec.matrix) @ terms
+    for step in slot:
+        if step.angle is None:
+            assert step.constant is not None
+            terms = _matrix(step.constant) @ terms
         else:
+            spec = GATES[step.name]
             assert spec.cosine is not None
             assert spec.sine is not None
             both = torch.stack((_matrix(spec.cosine), _matrix(spec.sine)))

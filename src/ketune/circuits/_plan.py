@@ -75,7 +75,7 @@ class Plan:
         self.first_rows = -(-self.n_amplitudes // self.width)
 
         drafts = [part for i, draft in enumerate(draft_layers(circuit)) for part in split_phases(draft, i == 0)]
-        self.n_rotations = max(sum(angle is not None for _, angle, _ in slot) for d in drafts for slot in d.slots)
+        self.n_rotations = max(sum(step.angle is not None for step in slot) for d in drafts for slot in d.slots)
         terms = [torch.stack([slot_terms(slot, self.n_rotations) for slot in d.slots]) for d in drafts]
         complex_layers = [d.is_diagonal or bool(term.imag.abs().max() > 0) for d, term in zip(drafts, terms)]
         self.n_complex = sum(complex_layers)
@@ -101,7 +101,7 @@ class Plan:
         index = torch.zeros(self.n_rotations, len(slots), dtype=torch.int64)
         half = torch.zeros(self.n_rotations, len(slots), dtype=torch.float64)
         for column, slot in enumerate(slots):
-            rotations = [(angle, factor) for _, angle, factor in slot if angle is not None]
+            rotations = [(step.angle, step.factor) for step in slot if step.angle is not None]
             for row, (angle, factor) in enumerate(rotations):
                 index[row, column], half[row, column] = angle, factor / 2
         return index.flatten(), half

@@ -2,9 +2,13 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from ketune.circuits._gates import GATES
+import numpy as np
+
+from ketune.circuits._decompose import nearest_unitary, rows_of
+from ketune.circuits._gates import GATES, is_real_matrix
 
 
 @dataclass(frozen=True)
@@ -12,32 +16,78 @@ class Gate:
     """One gate of a circuit.
 
     Args:
-        name: a gate of the table: RX, RY, RZ, H, X, Y, Z, S, SDG, T, CNOT, CZ, SWAP, CRX, CRY, CRZ.
+        name: a gate without an angle (H, X, Y, Z, S, SDG, T, TDG, SX, CNOT, CY, CZ, CH, SWAP, ISWAP), one with an angle
+            t (RX, RY, RZ, PHASE, GPHASE, CRX, CRY, CRZ, CPHASE, ISINGXX, ISINGYY, ISINGZZ, ISINGXY), or U, an arbitrary
+            unitary constant on one or two wires. `RX(t) = exp(-i t X / 2)`, `PHASE(t) = diag(1, exp(i t))`,
+            `ISINGXX(t) = exp(-i t XX / 2)`, `ISINGXY(t) = exp(i t (XX + YY) / 4)`; `GPHASE(t)` multiplies the whole
+            state by exp(i t / 2).
         wires: the wires it acts on; of two wires the first one controls.
         angle: for a gate with an angle, the index of that angle in the circuit's angle vector (several gates may share
             one); None for a fixed gate.
+        matrix: for "U" a unitary matrix as rows of complex numbers, 2 x 2 for one wire and 4 x 4 for two, of which the
+            first is the more significant; None for all other gates. One that is unitary only to 1e-6, such as one
+            computed in float32, is replaced by the nearest unitary.
+
+    Attributes:
+        is_real: True when the gate's matrix is real, whatever the angle.
 
     Raises:
-        ValueError: for an unknown name, a wrong number of wires, a repeated wire, or an angle where none belongs.
+        ValueError: for an unknown name, a wrong number of wires, a repeated wire, an angle or a matrix where none
+            belongs, or a matrix that is not unitary.
+
+    Example:
+        >>> Gate("U", (0,), matrix=[[0, 1j], [1j, 0]]).matrix
+        ((0j, 1j), (1j, 0j))
     """
 
     name: str
     wires: tuple[int, ...]
     angle: int | None = None
+    matrix: tuple[tuple[complex, ...], ...] | None = None
+    is_real: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.name not in GATES:
-            raise ValueError(f"Gate(name={self.name!r}): unknown gate; choose one of {', '.join(GATES)}")
-        spec = GATES[self.name]
         object.__setattr__(self, "wires", tuple(self.wires))
-        if len(self.wires) != spec.n_wires or len(set(self.wires)) != spec.n_wires:
-            raise ValueError(f"Gate({self.name!r}, wires={self.wires}): needs {spec.n_wires} distinct wire(s)")
-        if min(self.wires) < 0:
-            raise ValueError(f"Gate({self.name!r}, wires={self.wires}): wires count from 0")
+        if self.name == "U":
+            self._check_wires(len(self.wires) if len(self.wires) in (1, 2) else 1)
+            if self.angle is not None:
+                raise ValueError(f"Gate('U', angle={self.angle}): this gate has no angle; pass angle=None")
+            object.__setattr__(self, "matrix", self._checked_matrix())
+            object.__setattr__(self, "is_real", is_real_matrix(self.matrix or ()))
+            return
+        if self.name not in GATES:
+            raise ValueError(f"Gate(name={self.name!r}): unknown gate; choose one of {', '.join(GATES)}, U")
+        if self.matrix is not None:
+            raise ValueError(f"Gate({self.name!r}, matrix=...): only gate 'U' takes a matrix")
+        spec = GATES[self.name]
+        self._check_wires(spec.n_wires)
+        object.__setattr__(self, "is_real", spec.is_real)
         if spec.has_angle and (self.angle is None or self.angle < 0):
             raise ValueError(f"Gate({self.name!r}, angle={self.angle}): needs the index (0, 1, ...) of its angle")
         if not spec.has_angle and self.angle is not None:
             raise ValueError(f"Gate({self.name!r}, angle={self.angle}): this gate has no angle; pass angle=None")
+
+    def _check_wires(self, n_wires: int) -> None:
+        if len(self.wires) != n_wires or len(set(self.wires)) != n_wires:
+            raise ValueError(f"Gate({self.name!r}, wires={self.wires}): needs {n_wires} distinct wire(s)")
+        if min(self.wires) < 0:
+            raise ValueError(f"Gate({self.name!r}, wires={self.wires}): wires count from 0")
+
+    def _checked_matrix(self) -> tuple[tuple[complex, ...], ...]:
+        size = 2 ** len(self.wires)
+        given = f"Gate('U', wires={self.wires})"
+        try:
+            matrix = np.array(self.matrix, dtype=complex)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{given}: matrix must be {size} rows of {size} numbers") from error
+        if matrix.shape != (size, size):
+            raise ValueError(f"{given}: matrix has shape {matrix.shape}; {size} rows of {size} numbers are needed")
+        error = abs(matrix.conj().T @ matrix - np.eye(size)).max()
+        if not error < 1e-6:
+            raise ValueError(
+                f"{given}: the matrix is not unitary; matrix^dagger matrix is {error:.1e} from the identity"
+            )
+        return rows_of(matrix if error < 1e-12 else nearest_unitary(matrix))
 
 
 @dataclass(frozen=True)
@@ -83,17 +133,22 @@ class Circuit:
         if used != set(range(len(used))):
             missing = min(set(range(len(used))) - used)
             raise ValueError(f"Circuit: no gate uses angle {missing}, but later angles are used; number them 0, 1, ...")
-        rows = [[gate.name, list(gate.wires), gate.angle] for gate in gates]
         object.__setattr__(self, "gates", gates)
         object.__setattr__(self, "n_angles", len(used))
-        object.__setattr__(self, "is_real", all(GATES[gate.name].is_real for gate in gates))
+        object.__setattr__(self, "is_real", all(gate.is_real for gate in gates))
+        rows = [_row(gate) for gate in gates]
         object.__setattr__(self, "text", json.dumps([self.n_wires, rows], separators=(",", ":")))
 
     @classmethod
     def from_text(cls, text: str) -> "Circuit":
-        """Reads what `text` holds: `[n_wires, [[name, wires, angle], ...]]` as JSON."""
+        """Reads what `text` holds: `[n_wires, [[name, wires, angle], ...]]` as JSON.
+
+        The row of a gate "U" has a fourth entry, its matrix row by row as pairs `[real, imaginary]`.
+        """
         n_wires, rows = json.loads(text)
-        return cls(n_wires, tuple(Gate(name, tuple(wires), angle) for name, wires, angle in rows))
+        return cls(
+            n_wires, tuple(Gate(name, tuple(wires), angle, _square(*rest)) for name, wires, angle, *rest in rows)
+        )
 
     def depth(self) -> int:
         """Number of time steps when every gate starts as early as its wires allow."""
@@ -120,7 +175,21 @@ class Circuit:
         if other.n_wires != self.n_wires:
             raise ValueError(f"cannot append a circuit on {other.n_wires} wires to one on {self.n_wires} wires")
         moved = tuple(
-            Gate(gate.name, gate.wires, None if gate.angle is None else gate.angle + self.n_angles)
-            for gate in other.gates
+            gate if gate.angle is None else replace(gate, angle=gate.angle + self.n_angles) for gate in other.gates
         )
         return Circuit(self.n_wires, self.gates + moved)
+
+
+def _row(gate: Gate) -> list[object]:
+    row: list[object] = [gate.name, list(gate.wires), gate.angle]
+    if gate.matrix is not None:
+        row.append([[entry.real, entry.imag] for line in gate.matrix for entry in line])
+    return row
+
+
+def _square(entries: Sequence[Sequence[float]] | None = None) -> tuple[tuple[complex, ...], ...] | None:
+    if entries is None:
+        return None
+    size = 2 if len(entries) == 4 else 4
+    numbers = [complex(*entry) for entry in entries]
+    return tuple(tuple(numbers[start : start + size]) for start in range(0, len(numbers), size))

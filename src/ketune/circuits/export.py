@@ -7,13 +7,26 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ketune.circuits.circuit import Circuit
 
-_QISKIT = {"CNOT": "cx"}
+_QISKIT = {"CNOT": "cx", "PHASE": "p", "CPHASE": "cp", "ISINGXX": "rxx", "ISINGYY": "ryy", "ISINGZZ": "rzz"}
 _STYLES = {"text": "text", "mpl": "mpl", "latex": "latex_source"}
-_PENNYLANE = {"H": "Hadamard", "X": "PauliX", "Y": "PauliY", "Z": "PauliZ"}
+_PENNYLANE = {
+    "H": "Hadamard",
+    "X": "PauliX",
+    "Y": "PauliY",
+    "Z": "PauliZ",
+    "PHASE": "PhaseShift",
+    "CPHASE": "ControlledPhaseShift",
+    "ISINGXX": "IsingXX",
+    "ISINGYY": "IsingYY",
+    "ISINGZZ": "IsingZZ",
+    "ISINGXY": "IsingXY",
+}
+_INVERSES = {"SDG": "S", "TDG": "T"}
 
 
 def _library(name: str) -> Any:
@@ -41,8 +54,16 @@ def _qiskit_circuit(circuit: Circuit, angles: Tensor | None, qubit_of: list[int]
         values = _library("qiskit.circuit").ParameterVector("angle", circuit.n_angles)
     result = qiskit.QuantumCircuit(qiskit.QuantumRegister(circuit.n_wires, register))
     for gate in circuit.gates:
-        method = getattr(result, _QISKIT.get(gate.name, gate.name.lower()))
-        method(*([] if gate.angle is None else [values[gate.angle]]), *(qubit_of[wire] for wire in gate.wires))
+        qubits = [qubit_of[wire] for wire in gate.wires]
+        if gate.matrix is not None:
+            result.unitary([list(row) for row in gate.matrix], qubits[::-1])
+        elif gate.name == "GPHASE":
+            result.append(_library("qiskit.circuit.library").GlobalPhaseGate(values[gate.angle] / 2), [])
+        elif gate.name == "ISINGXY":
+            result.append(_library("qiskit.circuit.library").XXPlusYYGate(-values[gate.angle]), qubits)
+        else:
+            method = getattr(result, _QISKIT.get(gate.name, gate.name.lower()))
+            method(*([] if gate.angle is None else [values[gate.angle]]), *qubits)
     return result
 
 
@@ -80,11 +101,15 @@ def to_pennylane(circuit: Circuit) -> Callable[[Any], None]:
     def apply(angles: Any = ()) -> None:
         for gate in circuit.gates:
             wires = list(gate.wires)
-            if gate.name == "SDG":
-                qml.adjoint(qml.S(wires=wires))
-                continue
-            operation = getattr(qml, _PENNYLANE.get(gate.name, gate.name))
-            operation(*([] if gate.angle is None else [angles[..., gate.angle]]), wires=wires)
+            if gate.matrix is not None:
+                qml.QubitUnitary(np.array(gate.matrix), wires=wires)
+            elif gate.name in _INVERSES:
+                qml.adjoint(getattr(qml, _INVERSES[gate.name])(wires=wires))
+            elif gate.name == "GPHASE":
+                qml.GlobalPhase(-angles[..., gate.angle] / 2, wires=wires)
+            else:
+                operation = getattr(qml, _PENNYLANE.get(gate.name, gate.name))
+                operation(*([] if gate.angle is None else [angles[..., gate.angle]]), wires=wires)
 
     return apply
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ketune.circuits._gates import GATES, Matrix, elementary_steps
+from ketune.circuits._gates import GATES, Matrix, Step, elementary_steps
 from ketune.circuits.circuit import Circuit
 
 
@@ -46,26 +46,27 @@ def simulate(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> T
     state = state.to(dtype).expand(*batch, size)
     angles = angles.expand(*batch, circuit.n_angles)
     for gate in circuit.gates:
-        for name, positions, factor in elementary_steps(gate.name):
-            wires = [gate.wires[position] for position in positions]
-            angle = None if gate.angle is None or not factor else angles[..., gate.angle] * factor
-            state = _apply(name, wires, angle, state, circuit.n_wires)
+        for step in elementary_steps(gate):
+            angle = None if step.angle is None else angles[..., step.angle] * step.factor
+            state = _apply(step, angle, state, circuit.n_wires)
     return state
 
 
-def _apply(name: str, wires: list[int], angle: Tensor | None, state: Tensor, n_wires: int) -> Tensor:
-    """One elementary gate on (..., 2 ** n_wires) states; the angle has the states' leading dimensions."""
-    spec = GATES[name]
-    if spec.permute is not None:
+def _apply(step: Step, angle: Tensor | None, state: Tensor, n_wires: int) -> Tensor:
+    """One elementary step on (..., 2 ** n_wires) states; the angle has the states' leading dimensions."""
+    if step.permutes:
+        permute = GATES[step.name].permute
+        assert permute is not None
         basis = torch.arange(state.shape[-1])
-        goes_to, sign = spec.permute(basis, n_wires - 1 - wires[0], n_wires - 1 - wires[1])
+        goes_to, sign = permute(basis, n_wires - 1 - step.wires[0], n_wires - 1 - step.wires[1])
         if sign is not None:
             state = state * sign.to(state.device, state.dtype)
         return state.index_select(-1, torch.argsort(goes_to).to(state.device))
-    split = state.unflatten(-1, (2 ** wires[0], 2, -1))
+    split = state.unflatten(-1, (2 ** step.wires[0], 2, -1))
     if angle is None:
-        assert spec.matrix is not None
-        return _multiply(spec.matrix, split).flatten(-3)
+        assert step.constant is not None
+        return _multiply(step.constant, split).flatten(-3)
+    spec = GATES[step.name]
     assert spec.cosine is not None
     assert spec.sine is not None
     half = (angle / 2)[..., None, None, None]
