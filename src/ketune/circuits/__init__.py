@@ -8,6 +8,7 @@ from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transv
 from ketune.circuits.layer import QuantumLayer
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
 from ketune.circuits.simulate import simulate
+from ketune.circuits.states import entropy, fidelity, meyer_wallach, mutual_information, purity, reduced_state
 from ketune.circuits.statevector import MAX_WIRES, run
 
 __all__ = [
@@ -24,9 +25,15 @@ __all__ = [
     "count_readouts",
     "draw",
     "entangling_capability",
+    "entropy",
     "expressibility",
+    "fidelity",
     "heisenberg",
     "max_cut",
+    "meyer_wallach",
+    "mutual_information",
+    "purity",
+    "reduced_state",
     "run",
     "rxryrz_ring",
     "ry_ring",

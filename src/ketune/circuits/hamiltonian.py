@@ -215,7 +215,7 @@ class Hamiltonian:
         moved = _applied(words, coefficients, states)
         if not states.is_complex():
             return (states * moved).sum(-1)
-        return (states.real * moved.real + states.imag * moved.imag).sum(-1)
+        return (torch.view_as_real(states.resolve_conj()) * torch.view_as_real(moved)).sum((-2, -1))
 
     def _diagonal(self, states: Tensor) -> Tensor:
         (part,) = cached_flips(self.words, self.coefficients, states.device, states.real.dtype)
