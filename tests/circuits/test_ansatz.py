@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from ketune.circuits import ANSATZE, ENTANGLERS, Circuit, ry_ring, ryrz_ring_ry, simulate
+from ketune.circuits import (
+    ANSATZE,
+    ENTANGLERS,
+    Circuit,
+    crz_ring,
+    ry_ring,
+    ryrz_ring_ry,
+    simplified_two_design,
+    simulate,
+    strongly_entangling,
+)
 from ketune.circuits.ansatz import entangler_gates
 
 ANGLES_PER_WIRE = {"ry_ring": 1, "ryrz_ring_ry": 3, "rxryrz_ring": 3}
@@ -20,7 +30,9 @@ def test_the_ring_maps_1000_to_0111():
 @pytest.mark.parametrize("n_wires", [1, 2, 3, 14])
 def test_every_ansatz_has_the_published_number_of_gates_and_angles(name, entangler, n_wires):
     circuit = ANSATZE[name](n_wires, 3, entangler)
-    n_cnots = {"none": 0, "linear": n_wires - 1, "ring": n_wires if n_wires > 2 else n_wires - 1}[entangler]
+    chain = n_wires - 1
+    ring, pairs = (n_wires if n_wires > 2 else chain), n_wires * chain // 2
+    n_cnots = {"none": 0, "linear": chain, "brick": chain, "all": pairs, "ring": ring}[entangler]
     assert circuit.n_angles == 3 * n_wires * ANGLES_PER_WIRE[name]
     assert circuit.n_two_wire_gates == 3 * n_cnots
     assert len(circuit.gates) == circuit.n_angles + 3 * n_cnots
@@ -36,9 +48,53 @@ def test_angles_are_ordered_by_layer_then_wire_then_rotation():
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"'star'.*ring, linear, none"):
+    with pytest.raises(ValueError, match=r"'star'.*ring, linear, brick, all, none"):
         ry_ring(3, entangler="star")
     with pytest.raises(ValueError, match="n_layers=0"):
         ry_ring(3, n_layers=0)
     with pytest.raises(ValueError, match="n_wires=0"):
         ry_ring(0)
+
+
+def test_bricks_are_the_pairs_of_a_chain_in_two_steps():
+    assert [gate.wires for gate in entangler_gates(5, "brick")] == [(0, 1), (2, 3), (1, 2), (3, 4)]
+    assert ry_ring(8, entangler="brick").depth() == 3
+
+
+@pytest.mark.parametrize("n_wires", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_layers", [1, 4])
+def test_layers_named_after_pennylane_are_those_of_pennylane(n_wires, n_layers):
+    qml = pytest.importorskip("pennylane")
+    wires = range(n_wires)
+    rng = torch.Generator().manual_seed(0)
+    circuit = strongly_entangling(n_wires, n_layers)
+    weights = torch.randn(n_layers, n_wires, 3, dtype=torch.float64, generator=rng)
+    template = qml.StronglyEntanglingLayers(weights, wires=wires)
+    assert circuit.n_angles == weights.numel()
+    columns = simulate(circuit, weights.flatten(), torch.eye(2**n_wires, dtype=torch.complex128)).T
+    torch.testing.assert_close(columns, qml.matrix(template, wire_order=wires).to(columns), atol=1e-13, rtol=0)
+
+    circuit = simplified_two_design(n_wires, n_layers)
+    first, later = torch.randn(n_wires), torch.randn(n_layers, n_wires - 1, 2)
+    angles = torch.cat((first, later.flatten())).double()
+    assert circuit.n_angles == angles.numel()
+    assert circuit.is_real
+    template = qml.SimplifiedTwoDesign(first.double(), later.double(), wires=wires)
+    columns = simulate(circuit, angles, torch.eye(2**n_wires, dtype=torch.float64)).T
+    torch.testing.assert_close(
+        columns.to(torch.complex128), qml.matrix(template, wire_order=wires).to(torch.complex128)
+    )
+
+
+def test_strongly_entangling_takes_other_distances_and_refuses_impossible_ones():
+    pairs = [gate.wires for gate in strongly_entangling(3, 1, ranges=[2]).gates if gate.name == "CNOT"]
+    assert pairs == [(0, 2), (1, 0), (2, 1)]
+    for ranges in ([3], [1, 1]):
+        with pytest.raises(ValueError, match="1 distances, none a multiple of 3"):
+            strongly_entangling(3, 1, ranges=ranges)
+
+
+@pytest.mark.parametrize(("n_wires", "n_angles"), [(1, 2), (2, 6), (4, 16)])
+def test_a_ring_of_controlled_rotations_has_an_angle_for_each_of_its_gates(n_wires, n_angles):
+    circuit = crz_ring(n_wires, 2)
+    assert circuit.n_angles == len(circuit.gates) == n_angles

@@ -1,7 +1,17 @@
 """Quantum circuits: descriptions, ansätze, a batched differentiable simulator, measures of expressiveness, exports."""
 
 from ketune.circuits.analysis import entangling_capability, expressibility
-from ketune.circuits.ansatz import ANSATZE, ENTANGLERS, rxryrz_ring, ry_ring, ryrz_ring_ry
+from ketune.circuits.ansatz import (
+    ANSATZE,
+    ENTANGLERS,
+    crz_ring,
+    rot_gates,
+    rxryrz_ring,
+    ry_ring,
+    ryrz_ring_ry,
+    simplified_two_design,
+    strongly_entangling,
+)
 from ketune.circuits.circuit import Circuit, Gate
 from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
 from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transverse_ising
@@ -23,6 +33,7 @@ __all__ = [
     "QuantumLayer",
     "check_readout",
     "count_readouts",
+    "crz_ring",
     "draw",
     "entangling_capability",
     "entropy",
@@ -34,11 +45,14 @@ __all__ = [
     "mutual_information",
     "purity",
     "reduced_state",
+    "rot_gates",
     "run",
     "rxryrz_ring",
     "ry_ring",
     "ryrz_ring_ry",
+    "simplified_two_design",
     "simulate",
+    "strongly_entangling",
     "to_openqasm3",
     "to_pennylane",
     "to_qiskit",

@@ -25,7 +25,7 @@ def build_circuit(
         ansatz: a name in `ANSATZE`.
         n_wires: number of wires.
         n_layers: how often the layer repeats.
-        entangler: "ring", "linear" or "none".
+        entangler: "ring", "linear", "brick", "all" or "none".
         in_features: instead of `n_wires`: as many wires as hold so many amplitudes.
 
     Raises:
