@@ -204,22 +204,14 @@ def test_wrong_arguments_are_refused_with_what_is_allowed():
         run(circuit, torch.randn(2, 9), angles)
     with pytest.raises(ValueError, match=r"4 features: angle encoding on 3 wires takes 1 to 3"):
         run(circuit, torch.randn(2, 4), angles, encoding="angle")
-    with pytest.raises(ValueError, match=r"shape \(4,\).*takes \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \(4,\).*takes \(\.\.\., 3\)"):
         run(circuit, x, torch.zeros(4))
-    with pytest.raises(ValueError, match=r"encoding='iqp'.*'amplitude', 'angle'"):
-        run(circuit, x, angles, encoding="iqp")
+    with pytest.raises(ValueError, match=r"encoding='qft'.*'amplitude', 'angle'"):
+        run(circuit, x, angles, encoding="qft")
     with pytest.raises(ValueError, match=r"15 wires.*at most 14"):
         run(ry_ring(15), x, torch.zeros(15))
     with pytest.raises(ValueError, match=r"floating-point.*int64"):
         run(circuit, torch.ones(2, 8, dtype=torch.int64), angles)
-
-
-def test_second_derivatives_are_refused_with_a_way_out():
-    circuit = ry_ring(3)
-    x, angles = batch(2, 8, circuit)
-    (gradient,) = torch.autograd.grad(run(circuit, x, angles).sum(), angles, create_graph=True)
-    with pytest.raises(NotImplementedError, match="simulate"):
-        torch.autograd.grad(gradient.sum(), angles)
 
 
 @pytest.mark.gpu

@@ -24,7 +24,7 @@ __all__ = [
 READOUTS = ("pauli_z", "probabilities", "amplitudes")
 """Named readouts; Pauli words such as `["ZZI", "XII"]` and Hamiltonians are the other choices."""
 
-ENCODINGS = ("amplitude", "angle")
+ENCODINGS = ("amplitude", "angle", "basis", "iqp")
 """Names of the ways to turn features into a state."""
 
 Readout = str | Sequence[str] | Hamiltonian | Sequence[Hamiltonian]

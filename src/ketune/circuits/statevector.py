@@ -7,199 +7,196 @@ CNOTs are a reading of rows in another order and the last ones only rename the r
 building the circuit's matrix once and running its layers on the states (`Plan.builds_matrix`).
 """
 
-from typing import Any
+import math
+from collections.abc import Hashable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ketune.circuits._execute import compute_dtype, run_program, run_program_back
-from ketune.circuits._plan import describe, program
+from ketune.circuits._operators import apply_circuit
+from ketune.circuits._plan import describe
 from ketune.circuits.circuit import Circuit
-from ketune.circuits.observables import ENCODINGS, Readout, check_readout, count_readouts
+from ketune.circuits.observables import ENCODINGS, Readout, check_readout, count_readouts, split_readout
 
 MAX_WIRES = 14
 """Largest circuit that `run` takes."""
 
 
-# Two doors to the same functions. Under torch.compile a circuit is one operator, which the compiler does not look into;
-# otherwise it is an autograd.Function, which costs less per call and composes with torch.func.
-@torch.library.custom_op("ketune::circuit", mutates_args=())
-def _circuit(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
-    return run_program(program(description), x, angles)
+@torch.library.custom_op("ketune::check_bits", mutates_args=())
+def _check_bits(x: Tensor) -> Tensor:
+    """The features, after a look at each. An operator, so that the look happens under torch.compile and vmap too."""
+    wrong = x[(x != 0) & (x != 1)]
+    if len(wrong):
+        raise ValueError(f"encoding='basis' takes features that are 0 or 1, not {wrong[0].item()}; round them first")
+    return x.clone()
 
 
-@_circuit.register_fake
-def _(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
-    dtype = compute_dtype(x, angles)
-    return x.new_empty(x.shape[0], n_outputs, dtype=dtype), x.new_empty(x.shape[0], dtype=dtype)
+@_check_bits.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
-@torch.library.custom_op("ketune::circuit_backward", mutates_args=())
-def _circuit_backward(
-    cotangent: Tensor,
-    x: Tensor,
-    angles: Tensor,
-    out: Tensor,
-    norms: Tensor,
-    description: str,
-    need_x: bool,
-    need_angles: bool,
-) -> tuple[Tensor, Tensor]:
-    return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
+@_check_bits.register_vmap
+def _(info: object, in_dims: tuple[int | None], x: Tensor) -> tuple[Tensor, int | None]:
+    return _check_bits(x), in_dims[0]
 
 
-@_circuit_backward.register_fake
-def _(
-    cotangent: Tensor,
-    x: Tensor,
-    angles: Tensor,
-    out: Tensor,
-    norms: Tensor,
-    description: str,
-    need_x: bool,
-    need_angles: bool,
-) -> tuple[Tensor, Tensor]:
-    d_x = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0)
-    return d_x, torch.empty_like(angles) if need_angles else angles.new_empty(0)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, angles, ctx.description, _ = inputs
-    ctx.save_for_backward(x, angles, *output)
-
-
-def _op_backward(ctx: Any, cotangent: Tensor, _norms: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    need_x, need_angles = ctx.needs_input_grad[:2]
-    d_x, d_angles = _circuit_backward(cotangent, *ctx.saved_tensors, ctx.description, need_x, need_angles)
-    return d_x if need_x else None, d_angles if need_angles else None, None, None
-
-
-_circuit.register_autograd(_op_backward, setup_context=_save)
-
-
-def _one_by_one(function: Any, info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> Any:
-    """A vmap rule: one call per element of the mapped dimension."""
-    calls = [
-        function(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims)))
-        for i in range(info.batch_size)
-    ]
-    return tuple(torch.stack(parts) for parts in zip(*calls)), (0, 0)
-
-
-class _CircuitFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
-        return run_program(program(description), x, angles)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        _save(ctx, inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor, _norms: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        need_x, need_angles = ctx.needs_input_grad[:2]
-        d_x, d_angles = _BackwardFunction.apply(cotangent, *ctx.saved_tensors, ctx.description, need_x, need_angles)
-        return d_x if need_x else None, d_angles if need_angles else None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return _one_by_one(_CircuitFunction.apply, info, in_dims, args)
-
-
-class _BackwardFunction(torch.autograd.Function):
-    """The backward pass, as a function of its own so that torch.func can map it over a dimension."""
-
-    @staticmethod
-    def forward(
-        cotangent: Tensor,
-        x: Tensor,
-        angles: Tensor,
-        out: Tensor,
-        norms: Tensor,
-        description: str,
-        need_x: bool,
-        need_angles: bool,
-    ) -> tuple[Tensor, Tensor]:
-        return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> None:
-        raise NotImplementedError(
-            "ketune.circuits.run has no second derivatives; ketune.circuits.simulate has, from plain torch operations"
-        )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return _one_by_one(_BackwardFunction.apply, info, in_dims, args)
+def _bits_as_angles(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """RY(pi) turns |0> into |1>."""
+    bits = x.detach() if x.is_floating_point() else x.to(dtype)
+    return _check_bits(bits) * math.pi
 
 
 def run(
     circuit: Circuit,
-    x: Tensor,
+    x: Tensor | None,
     angles: Tensor,
     *,
     encoding: str = "amplitude",
     readout: Readout = "pauli_z",
     n_readouts: int | None = None,
+    n_repeats: int = 1,
 ) -> Tensor:
     """Runs a circuit on a batch of feature vectors.
 
-    Amplitude encoding pads the features with zeros on the right to `2 ** n_wires` and normalises them; a zero vector
-    reads out as zeros, with zero gradients (squared norms below 1e-30 count as 1e-30). Angle encoding applies RY(x_q)
-    to |0> on wire q; wires without a feature stay |0>.
+    Derivatives. The first derivative is exact and as fast as the readouts. Second and higher ones, forward mode
+    (torch.func.jvp, torch.autograd.forward_ad), torch.func.hessian, jacfwd and jacrev work too, through a slower plain
+    path that recomputes in chunks: gradients of gradient steps cost about ten forward passes. Third and higher
+    derivatives keep what they need in memory. Under torch.compile, torch itself takes second derivatives and forward
+    mode of no function; call `run` outside the compiled one for them.
 
     Args:
         circuit: the circuit, 1 to 14 wires.
-        x: (..., n_features) features of any floating type; at most `2 ** n_wires` of them for amplitude encoding, at
-            most `n_wires` (in radians) for angle encoding. Any leading dimensions, empty ones too.
-        angles: (n_angles,) angles of the circuit in radians.
-        encoding: "amplitude" or "angle".
+        x: (..., n_features) features of any floating type (for "basis" of any type); None starts in |0...0>. Any
+            leading dimensions, empty ones too.
+        angles: (n_angles,) angles of the circuit in radians, or (..., n_angles) with leading dimensions that broadcast
+            with those of the features: a set of angles for each sample, or several sets for all of them.
+        encoding: how features become a state:
+
+            - "amplitude": up to `2 ** n_wires` features, padded with zeros on the right and normalised. A zero vector
+              reads out as zeros, with zero gradients (squared norms below 1e-30 count as 1e-30);
+            - "angle": up to `n_wires` features in radians, RY(x_q) on |0> of wire q;
+            - "basis": up to `n_wires` features that are 0 or 1, the bits of a basis state; no gradient reaches them;
+            - "iqp": up to `n_wires` features: H on every wire, RZ(x_q) on wire q, exp(-i x_p x_q Z_p Z_q / 2) on every
+              pair, all of it `n_repeats` times (Havlíček et al., Nature 567, 209, 2019; PennyLane's `IQPEmbedding`).
+
+            Wires beyond the features stay |0>; for "iqp" their features are 0.
         readout: what to compute from the final state psi:
 
             - "pauli_z": the expectation of Z on each wire, (n_wires,), in [-1, 1];
             - "probabilities": |psi_j|^2 of each basis state, (2 ** n_wires,);
             - Pauli words such as `["ZZI", "XIY"]`: the expectation of each. Words that one basis change measures
               together cost one run, every further group one more;
+            - a `Hamiltonian`, (1,), or a sequence of them: their expectations;
             - "amplitudes": the real parts of the first `n_readouts` amplitudes of U x, without normalisation: linear in
               the features and sign-preserving. In a circuit with complex gates the imaginary parts are dropped, so that
               the readout stays real and linear.
         n_readouts: for readout "amplitudes", how many; all by default.
+        n_repeats: for encoding "iqp", how often it repeats.
 
     Returns:
         (..., k) readouts in float32, or in float64 when features or angles are float64. Features of half precision are
         lifted to float32 inside, and autocast does not reach the circuit.
 
     Raises:
-        ValueError: for an unknown encoding or readout, too many wires or features, or angles of another shape.
+        ValueError: for an unknown encoding or readout, too many wires or features, angles of another shape, or features
+            of basis encoding that are not bits.
 
     Example:
         >>> import torch
         >>> from ketune.circuits import ry_ring, run
         >>> run(ry_ring(2), torch.tensor([[1.0, 0, 0, 0]]), torch.zeros(2))
         tensor([[1., 1.]])
+        >>> run(ry_ring(2), None, torch.tensor([[0.0, 0.0], [0.0, torch.pi]])).round()
+        tensor([[ 1.,  1.],
+                [ 1., -1.]])
     """
-    checked = check_program(circuit, x.shape[-1] if x.ndim else 0, encoding, readout, n_readouts)
-    if angles.shape != (circuit.n_angles,):
-        raise ValueError(f"angles have shape {tuple(angles.shape)}; this circuit takes ({circuit.n_angles},)")
+    measured, weights = _split_readout(readout, circuit.n_wires)
+    return run_measured(circuit, x, angles, encoding, measured, weights, n_readouts, n_repeats)
+
+
+def _split_readout(readout: Readout, n_wires: int) -> tuple[str | tuple[str, ...], Tensor | None]:
+    if isinstance(readout, str) or torch.compiler.is_compiling():
+        return split_readout(readout, n_wires)
+    return _kept_split(readout if isinstance(readout, Hashable) else tuple(readout), n_wires)
+
+
+_kept_split = lru_cache(maxsize=256)(split_readout)
+
+
+def run_measured(
+    circuit: Circuit,
+    x: Tensor | None,
+    angles: Tensor,
+    encoding: str,
+    measured: str | tuple[str, ...],
+    weights: Tensor | None,
+    n_readouts: int | None,
+    n_repeats: int,
+) -> Tensor:
+    """`run` of a readout that `split_readout` has taken apart."""
+    if x is None:
+        x, encoding = angles.new_ones(1), "amplitude"
+    check_program(circuit, x.shape[-1] if x.ndim else 0, encoding, measured, n_readouts, n_repeats)
+    if angles.ndim == 0 or angles.shape[-1] != circuit.n_angles:
+        raise ValueError(f"angles have shape {tuple(angles.shape)}; this circuit takes (..., {circuit.n_angles})")
     if angles.device != x.device:
         raise ValueError(f"angles are on {angles.device}, features on {x.device}; move one of them")
+    if encoding == "basis":
+        x, encoding = _bits_as_angles(x, angles.dtype), "angle"
     if not x.is_floating_point() or not angles.is_floating_point():
         raise ValueError(f"features and angles must be floating-point tensors, not {x.dtype} and {angles.dtype}")
-    n_outputs = count_readouts(circuit.n_wires, checked, n_readouts)
-    description = describe(circuit.text, encoding, checked, n_readouts, x.shape[-1])
-    batch = x.reshape(-1, x.shape[-1])
-    function = _circuit if torch.compiler.is_compiling() else _CircuitFunction.apply
-    out, _ = function(batch, angles, description, n_outputs)
-    return out.view(*x.shape[:-1], n_outputs)
+    n_outputs = count_readouts(circuit.n_wires, measured, n_readouts)
+    encoding = f"iqp:{n_repeats}" if encoding == "iqp" else encoding
+    description = describe(circuit.text, encoding, measured, n_readouts, x.shape[-1])
+    if encoding.startswith("iqp") or angles.ndim > 1:
+        out = _run_sets(x, angles, description, n_outputs)
+    else:
+        batch = x.reshape(-1, x.shape[-1])
+        out = apply_circuit(batch, angles, description, n_outputs).view(*x.shape[:-1], n_outputs)
+    if weights is None:
+        return out
+    with torch.autocast(out.device.type, enabled=False):
+        return out @ weights.to(out.device, out.dtype)
+
+
+def _run_sets(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> Tensor:
+    """Angles with leading dimensions: those that count sets of angles go before those that count their samples."""
+    try:
+        lead = torch.broadcast_shapes(x.shape[:-1], angles.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"leading dimensions of features {tuple(x.shape[:-1])} and angles {tuple(angles.shape[:-1])} do not "
+            "broadcast; give both the same, or 1 where one is shared"
+        ) from None
+    x = x.reshape((1,) * (len(lead) + 1 - x.ndim) + tuple(x.shape))
+    angles = angles.reshape((1,) * (len(lead) + 1 - angles.ndim) + tuple(angles.shape))
+    set_dims = [d for d in range(len(lead)) if angles.shape[d] != 1]
+    order = set_dims + [d for d in range(len(lead)) if angles.shape[d] == 1]
+    sets, samples = [lead[d] for d in set_dims], [lead[d] for d in order[len(set_dims) :]]
+    n_sets, n_samples = math.prod(sets), math.prod(samples)
+    angles = angles.reshape(n_sets, angles.shape[-1])
+    x = x.permute(*order, -1)
+    if all(size == 1 for size in x.shape[: len(sets)]):
+        x = x.reshape(1, n_samples, x.shape[-1])
+    else:
+        x = x.expand(*sets, *samples, -1).reshape(n_sets, n_samples, x.shape[-1])
+    if n_sets == 1 and not description.startswith("iqp"):
+        out = apply_circuit(x[0], angles[0], description, n_outputs)
+    else:
+        out = apply_circuit(x, angles, description, n_outputs)
+    out = out.view(*sets, *samples, n_outputs)
+    return out.permute(*(order.index(d) for d in range(len(lead))), -1)
 
 
 def check_program(
-    circuit: Circuit, n_features: int, encoding: str, readout: Readout, n_readouts: int | None
+    circuit: Circuit,
+    n_features: int,
+    encoding: str,
+    readout: Readout,
+    n_readouts: int | None,
+    n_repeats: int = 1,
 ) -> str | tuple[str, ...]:
     """Checks that `run` takes these arguments and returns the readout as a name or a tuple of Pauli words.
 
@@ -214,6 +211,8 @@ def check_program(
     largest = 2**n_wires if encoding == "amplitude" else n_wires
     if not 1 <= n_features <= largest:
         raise ValueError(f"{n_features} features: {encoding} encoding on {n_wires} wires takes 1 to {largest}")
+    if n_repeats < 1 or (n_repeats > 1 and encoding != "iqp"):
+        raise ValueError(f"n_repeats={n_repeats}: at least 1, and more than 1 only for encoding='iqp'")
     checked = check_readout(readout, n_wires)
     count_readouts(n_wires, checked, n_readouts)
     return checked

@@ -1,0 +1,192 @@
+"""Circuits with a set of angles per sample, and second derivatives: chunks of samples through the plain reference.
+
+Shapes. Angles are (A, n_angles): A sets of angles. Features are (A, S, n_features), S samples for each set, or
+(1, S, n_features) when all sets share them. Memory stays bounded: nothing but the arguments is kept, and a chunk is
+computed anew for its derivatives.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from ketune.circuits._execute import compute_dtype, run_program, run_program_back
+from ketune.circuits._plan import program
+from ketune.circuits._reference import Reference, reference
+
+_CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}  # of everything that one chunk keeps for its derivative
+_MANY_SAMPLES = 32  # from so many samples per set of angles on, one run per set is faster than all at once
+
+
+def _one_run_per_set(description: str, n_samples: int) -> bool:
+    return n_samples >= _MANY_SAMPLES and not description.startswith("iqp")
+
+
+def run_batched_angles(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Readouts and squared norms, as `run_program`, for several sets of angles.
+
+    Args:
+        description: of the circuit, see `ketune.circuits._plan.describe`; also with the encoding "iqp:r", r repeats.
+        x: (A, S, n_features) features, or (1, S, n_features) for all sets.
+        angles: (A, n_angles) in radians.
+
+    Returns:
+        readouts (A, S, k) and squared norms (A, S), in float32, or in float64 when features or angles are float64.
+    """
+    if not len(angles) or not _one_run_per_set(description, x.shape[1]):
+        return evaluate(description, x, angles)
+    runs = [run_program(program(description), x[a % len(x)], each) for a, each in enumerate(angles)]
+    out, norms = zip(*runs)
+    return torch.stack(out), torch.stack(norms)
+
+
+def run_batched_angles_back(
+    description: str,
+    cotangent: Tensor,
+    x: Tensor,
+    angles: Tensor,
+    out: Tensor,
+    norms: Tensor,
+    need_x: bool,
+    need_angles: bool,
+) -> tuple[Tensor, Tensor]:
+    """Cotangents of x and of the angles, in their shapes and types; (0,) where not needed."""
+    if not len(angles) or not _one_run_per_set(description, x.shape[1]):
+        d_x, d_angles = pull_back(description, cotangent, x, angles)
+        return d_x if need_x else x.new_empty(0), d_angles if need_angles else angles.new_empty(0)
+    d_x = x.new_zeros(x.shape if need_x else (0,), dtype=compute_dtype(x, angles))
+    d_angles = angles.new_empty(angles.shape if need_angles else (0,))
+    for a, each in enumerate(angles):
+        parts = run_program_back(
+            program(description), cotangent[a], x[a % len(x)], each, out[a], norms[a], need_x, need_angles
+        )
+        if need_x:
+            d_x[a % len(x)] += parts[0]
+        if need_angles:
+            d_angles[a] = parts[1]
+    return d_x.to(x.dtype), d_angles
+
+
+Chunk = tuple[slice, slice]
+"""Which sets of angles, and which of their samples."""
+
+
+def _chunks(reference: Reference, x: Tensor, angles: Tensor, order: int) -> list[Chunk]:
+    """Cuts sets of angles and samples into pieces whose derivatives of this order fit the budget."""
+    n_sets, n_samples = len(angles), x.shape[1]
+    budget = _CHUNK_BYTES.get(x.device.type, _CHUNK_BYTES["cuda"])
+    each = reference.bytes_per_sample(compute_dtype(x, angles).itemsize, n_samples) * max(1, 3 * order - 2)
+    count = max(1, budget // each)
+    samples = max(1, min(n_samples, count))
+    sets = max(1, count // samples) if samples == n_samples else 1
+    return [
+        (slice(first, min(first + sets, n_sets)), slice(start, min(start + samples, n_samples)))
+        for first in range(0, n_sets, sets)
+        for start in range(0, n_samples, samples)
+    ]
+
+
+def _take(tensor: Tensor, chunk: Chunk) -> Tensor:
+    """A chunk of (A or 1, S, ...)."""
+    sets, samples = chunk
+    return (tensor if tensor.shape[0] == 1 else tensor[sets])[:, samples]
+
+
+class _Sums:
+    """Puts together what chunks give: rows of features beside each other or summed, angles summed."""
+
+    def __init__(self, x: Tensor, angles: Tensor) -> None:
+        self.x, self.angles = x, angles
+        self.d_x: dict[tuple[int, int], Tensor] = {}
+        self.d_angles: dict[int, Tensor] = {}
+        self.starts: list[tuple[int, int]] = []
+
+    def add(self, chunk: Chunk, d_x: Tensor | None, d_angles: Tensor | None) -> None:
+        sets, samples = chunk
+        if d_x is not None:
+            place = (0 if self.x.shape[0] == 1 else sets.start, samples.start)
+            self.d_x[place] = d_x if place not in self.d_x else self.d_x[place] + d_x
+        if d_angles is not None:
+            seen = self.d_angles.get(sets.start)
+            self.d_angles[sets.start] = d_angles if seen is None else seen + d_angles
+
+    def features(self) -> Tensor:
+        if not self.d_x:
+            return torch.zeros_like(self.x)
+        return _grid(self.d_x)
+
+    def sets(self) -> Tensor:
+        return torch.cat(list(self.d_angles.values())) if self.d_angles else torch.zeros_like(self.angles)
+
+
+def _grid(parts: dict[tuple[int, int], Tensor]) -> Tensor:
+    """Pieces by (first set, first sample), joined to (A, S, ...)."""
+    rows: dict[int, list[Tensor]] = {}
+    for (first, _), part in parts.items():
+        rows.setdefault(first, []).append(part)
+    return torch.cat([torch.cat(row, 1) for row in rows.values()])
+
+
+def evaluate(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Readouts (A, S, k) and squared norms (A, S), chunk by chunk; differentiable, then without bounded memory."""
+    function = reference(description)
+    chunks = _chunks(function, x, angles, 1)
+    if not chunks or x.shape[1] == 0:
+        dtype = compute_dtype(x, angles)
+        shape = (len(angles), x.shape[1])
+        return x.new_zeros(*shape, function.n_outputs, dtype=dtype), x.new_ones(shape, dtype=dtype)
+    outs, norms = {}, {}
+    for chunk in chunks:
+        place = (chunk[0].start, chunk[1].start)
+        outs[place], norms[place] = function(_take(x, chunk), angles[chunk[0]])
+    return _grid(outs), _grid(norms)
+
+
+def pull_back(description: str, cotangent: Tensor, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Cotangents of features and angles from that of the readouts (A, S, k)."""
+    function = reference(description)
+    sums = _Sums(x, angles)
+    if x.shape[1] == 0:
+        return sums.features(), sums.sets()
+    for chunk in _chunks(function, x, angles, 1):
+        pull = vjp(_readouts(function), _take(x, chunk), angles[chunk[0]])[1]
+        sums.add(chunk, *pull(_take(cotangent, chunk)))
+    return sums.features(), sums.sets()
+
+
+def second_order(
+    description: str, cotangent: Tensor, x: Tensor, angles: Tensor, v_x: Tensor, v_angles: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Jacobian and Hessian times a vector v.
+
+    Args:
+        description: of the circuit.
+        cotangent: (A, S, k) weights of the readouts.
+        x: (A or 1, S, n_features).
+        angles: (A, n_angles).
+        v_x: the vector's part for the features.
+        v_angles: its part for the angles.
+
+    Returns:
+        J v, (A, S, k), and the derivatives of cotangent · J v by features and by angles.
+    """
+    function = reference(description)
+    sums = _Sums(x, angles)
+    if not len(angles) or x.shape[1] == 0:
+        return torch.zeros_like(cotangent), sums.features(), sums.sets()
+
+    def back(cotangent: Tensor, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+        return vjp(_readouts(function), x, angles)[1](cotangent)
+
+    products = {}
+    for chunk in _chunks(function, x, angles, 2):
+        pull = vjp(back, _take(cotangent, chunk), _take(x, chunk), angles[chunk[0]])[1]
+        product, d_x, d_angles = pull((_take(v_x, chunk), v_angles[chunk[0]]))
+        products[chunk[0].start, chunk[1].start] = product
+        sums.add(chunk, d_x, d_angles)
+    return _grid(products), sums.features(), sums.sets()
+
+
+def _readouts(function: Reference) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, angles: function(x, angles)[0]
