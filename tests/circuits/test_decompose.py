@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.circuits import dense_reference as dense
+from tests.circuits.random_circuits import random_unitary
 
 from ketune.circuits import Circuit, Gate, run, simulate
 from ketune.circuits._gates import elementary_steps
@@ -15,11 +16,6 @@ PERMUTATIONS = {
     "CZ": np.diag([1, 1, 1, -1]),
     "SWAP": np.eye(4)[[0, 2, 1, 3]],
 }
-
-
-def random_unitary(rng, size, real=False):
-    sample = rng.normal(size=(size, size)) + (0 if real else 1j * rng.normal(size=(size, size)))
-    return np.linalg.qr(sample)[0].astype(complex)
 
 
 def canonical(coordinates):

@@ -1,5 +1,7 @@
 """Quantum circuits: descriptions, ansätze, a batched differentiable simulator, measures of expressiveness, exports."""
 
+from ketune.circuits._imported import Imported, ImportingError
+from ketune.circuits.adjoint import evolve, expectation
 from ketune.circuits.analysis import entangling_capability, expressibility
 from ketune.circuits.ansatz import (
     ANSATZE,
@@ -15,6 +17,7 @@ from ketune.circuits.ansatz import (
 from ketune.circuits.circuit import Circuit, Gate
 from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
 from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transverse_ising
+from ketune.circuits.importing import from_pennylane, from_qiskit
 from ketune.circuits.layer import QuantumLayer
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
 from ketune.circuits.simulate import simulate
@@ -30,6 +33,8 @@ __all__ = [
     "Circuit",
     "Gate",
     "Hamiltonian",
+    "Imported",
+    "ImportingError",
     "QuantumLayer",
     "check_readout",
     "count_readouts",
@@ -37,8 +42,12 @@ __all__ = [
     "draw",
     "entangling_capability",
     "entropy",
+    "evolve",
+    "expectation",
     "expressibility",
     "fidelity",
+    "from_pennylane",
+    "from_qiskit",
     "heisenberg",
     "max_cut",
     "meyer_wallach",

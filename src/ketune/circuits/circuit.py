@@ -1,14 +1,15 @@
 """`Circuit`: an immutable list of gates on wires. It holds no angles and no tensors."""
 
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ketune.circuits._decompose import nearest_unitary, rows_of
-from ketune.circuits._gates import GATES, is_real_matrix
+from ketune.circuits._gates import GATES, elementary_steps, is_real_matrix
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,35 @@ class Circuit:
         """Number of gates on two wires."""
         return sum(len(gate.wires) == 2 for gate in self.gates)
 
+    def bind(self, values: Mapping[int, float]) -> "Circuit":
+        """This circuit with some of its angles fixed at values; the other angles keep their order and count anew.
+
+        A gate with a fixed angle becomes gates without one: "U" and, of gates on two wires, CNOT, CZ and SWAP.
+
+        Args:
+            values: value in radians by index of the angle.
+
+        Raises:
+            ValueError: for an index that the circuit does not have.
+
+        Example:
+            >>> circuit = Circuit(1, (Gate("RX", (0,), 0), Gate("RY", (0,), 1)))
+            >>> [gate.name for gate in circuit.bind({0: 0.5}).gates], circuit.bind({0: 0.5}).n_angles
+            (['U', 'RY'], 1)
+        """
+        if unknown := sorted(set(values) - set(range(self.n_angles))):
+            raise ValueError(f"bind({{{unknown[0]}: ...}}): this circuit has angles 0 to {self.n_angles - 1}")
+        index = {old: new for new, old in enumerate(k for k in range(self.n_angles) if k not in values)}
+        gates: list[Gate] = []
+        for gate in self.gates:
+            if gate.angle is None:
+                gates.append(gate)
+            elif gate.angle in values:
+                gates += _fixed_gates(gate, values[gate.angle])
+            else:
+                gates.append(replace(gate, angle=index[gate.angle]))
+        return Circuit(self.n_wires, tuple(gates))
+
     def __add__(self, other: "Circuit") -> "Circuit":
         """This circuit followed by `other` on the same wires; the angles of `other` come after ours."""
         if not isinstance(other, Circuit):
@@ -178,6 +208,26 @@ class Circuit:
             gate if gate.angle is None else replace(gate, angle=gate.angle + self.n_angles) for gate in other.gates
         )
         return Circuit(self.n_wires, self.gates + moved)
+
+
+def _fixed_gates(gate: Gate, value: float) -> list[Gate]:
+    """A gate with an angle as gates without one."""
+    gates: list[Gate] = []
+    total = np.eye(2, dtype=complex)
+    for step in elementary_steps(gate):
+        if step.permutes:
+            gates.append(Gate(step.name, step.wires))
+            continue
+        if step.angle is None:
+            matrix = np.array(step.constant)
+        else:
+            spec, half = GATES[step.name], value * step.factor / 2
+            matrix = math.cos(half) * np.array(spec.cosine) + math.sin(half) * np.array(spec.sine)
+        if len(gate.wires) == 1:
+            total = matrix @ total
+        else:
+            gates.append(Gate("U", step.wires, matrix=rows_of(matrix)))
+    return gates or [Gate("U", gate.wires, matrix=rows_of(total))]
 
 
 def _row(gate: Gate) -> list[object]:

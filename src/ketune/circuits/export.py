@@ -3,13 +3,13 @@
 The libraries come with the extra `devices`: `pip install "ketune[devices]"`.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ketune.circuits._optional import library
 from ketune.circuits.circuit import Circuit
 
 _QISKIT = {"CNOT": "cx", "PHASE": "p", "CPHASE": "cp", "ISINGXX": "rxx", "ISINGYY": "ryy", "ISINGZZ": "rzz"}
@@ -29,15 +29,6 @@ _PENNYLANE = {
 _INVERSES = {"SDG": "S", "TDG": "T"}
 
 
-def _library(name: str) -> Any:
-    """Imports a module of an optional library."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise ImportError(f'{package} is not installed; run: pip install "ketune[devices]"') from error
-
-
 def _angle_values(circuit: Circuit, angles: Tensor | None) -> list[float] | None:
     if angles is None:
         return None
@@ -49,18 +40,18 @@ def _angle_values(circuit: Circuit, angles: Tensor | None) -> list[float] | None
 def _qiskit_circuit(circuit: Circuit, angles: Tensor | None, qubit_of: list[int], register: str) -> Any:
     """A `QuantumCircuit` with wire w on qubit `qubit_of[w]`."""
     values: Any = _angle_values(circuit, angles)
-    qiskit = _library("qiskit")
+    qiskit = library("qiskit")
     if values is None:
-        values = _library("qiskit.circuit").ParameterVector("angle", circuit.n_angles)
+        values = library("qiskit.circuit").ParameterVector("angle", circuit.n_angles)
     result = qiskit.QuantumCircuit(qiskit.QuantumRegister(circuit.n_wires, register))
     for gate in circuit.gates:
         qubits = [qubit_of[wire] for wire in gate.wires]
         if gate.matrix is not None:
             result.unitary([list(row) for row in gate.matrix], qubits[::-1])
         elif gate.name == "GPHASE":
-            result.append(_library("qiskit.circuit.library").GlobalPhaseGate(values[gate.angle] / 2), [])
+            result.append(library("qiskit.circuit.library").GlobalPhaseGate(values[gate.angle] / 2), [])
         elif gate.name == "ISINGXY":
-            result.append(_library("qiskit.circuit.library").XXPlusYYGate(-values[gate.angle]), qubits)
+            result.append(library("qiskit.circuit.library").XXPlusYYGate(-values[gate.angle]), qubits)
         else:
             method = getattr(result, _QISKIT.get(gate.name, gate.name.lower()))
             method(*([] if gate.angle is None else [values[gate.angle]]), *qubits)
@@ -96,7 +87,7 @@ def to_pennylane(circuit: Circuit) -> Callable[[Any], None]:
     Raises:
         ImportError: without PennyLane, with the command that installs it.
     """
-    qml = _library("pennylane")
+    qml = library("pennylane")
 
     def apply(angles: Any = ()) -> None:
         for gate in circuit.gates:
@@ -125,7 +116,7 @@ def to_openqasm3(circuit: Circuit, angles: Tensor | None = None) -> str:
         ImportError: without Qiskit, with the command that installs it.
         ValueError: for angles of another shape.
     """
-    return _library("qiskit.qasm3").dumps(to_qiskit(circuit, angles))
+    return library("qiskit.qasm3").dumps(to_qiskit(circuit, angles))
 
 
 def draw(circuit: Circuit, angles: Tensor | None = None, style: str = "text") -> Any:
