@@ -3,12 +3,12 @@ import sys
 import pytest
 import torch
 
-from ketune.circuits import draw, ry_ring, to_openqasm3, to_pennylane, to_qiskit
+from ketune.circuits import draw, ry_ring, to_pennylane, to_qiskit
 
 
 @pytest.mark.parametrize(
     ("library", "function"),
-    [("qiskit", to_qiskit), ("pennylane", to_pennylane), ("qiskit", to_openqasm3), ("qiskit", draw)],
+    [("qiskit", to_qiskit), ("pennylane", to_pennylane), ("qiskit", draw)],
 )
 def test_a_missing_library_is_named_with_the_command_that_installs_it(library, function, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)

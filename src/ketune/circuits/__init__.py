@@ -17,9 +17,10 @@ from ketune.circuits.ansatz import (
 from ketune.circuits.circuit import Circuit, Gate
 from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
 from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transverse_ising
-from ketune.circuits.importing import from_pennylane, from_qiskit
+from ketune.circuits.importing import from_openqasm3, from_pennylane, from_qiskit
 from ketune.circuits.layer import QuantumLayer
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
+from ketune.circuits.sampling import Estimate, counts, estimate, misread, sample, to_bits
 from ketune.circuits.simulate import simulate
 from ketune.circuits.states import entropy, fidelity, meyer_wallach, mutual_information, purity, reduced_state
 from ketune.circuits.statevector import MAX_WIRES, run
@@ -31,6 +32,7 @@ __all__ = [
     "MAX_WIRES",
     "READOUTS",
     "Circuit",
+    "Estimate",
     "Gate",
     "Hamiltonian",
     "Imported",
@@ -38,19 +40,23 @@ __all__ = [
     "QuantumLayer",
     "check_readout",
     "count_readouts",
+    "counts",
     "crz_ring",
     "draw",
     "entangling_capability",
     "entropy",
+    "estimate",
     "evolve",
     "expectation",
     "expressibility",
     "fidelity",
+    "from_openqasm3",
     "from_pennylane",
     "from_qiskit",
     "heisenberg",
     "max_cut",
     "meyer_wallach",
+    "misread",
     "mutual_information",
     "purity",
     "reduced_state",
@@ -59,9 +65,11 @@ __all__ = [
     "rxryrz_ring",
     "ry_ring",
     "ryrz_ring_ry",
+    "sample",
     "simplified_two_design",
     "simulate",
     "strongly_entangling",
+    "to_bits",
     "to_openqasm3",
     "to_pennylane",
     "to_qiskit",

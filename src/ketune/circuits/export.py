@@ -1,6 +1,6 @@
 """Circuits for other tools: Qiskit, PennyLane, OpenQASM 3, and drawings made by those libraries.
 
-The libraries come with the extra `devices`: `pip install "ketune[devices]"`.
+Qiskit and PennyLane come with the extra `devices`: `pip install "ketune[devices]"`; OpenQASM needs neither.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ketune.circuits._openqasm_writer import write
 from ketune.circuits._optional import library
 from ketune.circuits.circuit import Circuit
 
@@ -106,17 +107,19 @@ def to_pennylane(circuit: Circuit) -> Callable[[Any], None]:
 
 
 def to_openqasm3(circuit: Circuit, angles: Tensor | None = None) -> str:
-    """The circuit as an OpenQASM 3 program, written by Qiskit; wires are reversed as in `to_qiskit`.
+    """The circuit as an OpenQASM 3 program; wires are reversed as in `to_qiskit`. Needs no other library.
+
+    Gates that the language's standard library lacks are defined in the program; arbitrary matrices are written as
+    rotations, CNOT and CZ. The program is exact up to and including the global phase.
 
     Args:
         circuit: the circuit.
-        angles: (n_angles,) values to bind; input parameters when None.
+        angles: (n_angles,) values to bind; input parameters `angle_0`, `angle_1`, ... when None.
 
     Raises:
-        ImportError: without Qiskit, with the command that installs it.
         ValueError: for angles of another shape.
     """
-    return library("qiskit.qasm3").dumps(to_qiskit(circuit, angles))
+    return write(circuit, _angle_values(circuit, angles))
 
 
 def draw(circuit: Circuit, angles: Tensor | None = None, style: str = "text") -> Any:

@@ -7,7 +7,7 @@ come with the extra `devices`: `pip install "ketune[devices]"`; OpenQASM needs n
 from collections.abc import Sequence
 from typing import Any
 
-from ketune.circuits import _from_pennylane, _from_qiskit
+from ketune.circuits import _from_pennylane, _from_qiskit, _openqasm_reader
 from ketune.circuits._imported import Imported
 
 
@@ -78,3 +78,28 @@ def from_qiskit(circuit: Any) -> Imported:
         Gate(name='RY', wires=(1,), angle=0, matrix=None)
     """
     return _from_qiskit.convert(circuit)
+
+
+def from_openqasm3(text: str) -> Imported:
+    """A circuit from an OpenQASM 3 program, or an OpenQASM 2 one. Needs no other library.
+
+    Understood are registers of qubits, gates of `stdgates.inc` and `qelib1.inc`, gate definitions, the modifiers
+    `ctrl`, `negctrl`, `inv` and `pow` (by an integer), inputs of type float or angle, and constants. Inputs are
+    parameters without values; numbers are constants. Qubit k, in the order of declaration, becomes wire
+    `n_wires - 1 - k`, as in `to_openqasm3`. `U` is Qiskit's `u`, which differs from the language's by a global phase.
+    Measurements at the end and barriers are ignored.
+
+    Args:
+        text: the program.
+
+    Raises:
+        ImportingError: a ValueError that names the line, for what is not a unitary circuit (measurements in the middle,
+            resets, classical control), for unknown gates and files, and for angles that are not linear in the inputs.
+
+    Example:
+        >>> from ketune.circuits import from_openqasm3
+        >>> program = "input float t; qubit[2] q; ry(2 * t) q[1]; cx q[1], q[0];"
+        >>> from_openqasm3(program).names, from_openqasm3(program).circuit.gates[0].wires
+        (('2*t',), (0,))
+    """
+    return _openqasm_reader.read(text)
