@@ -101,15 +101,15 @@ def word_signs(words: Sequence[str], index: Tensor) -> Tensor:
 
     Args:
         words: k words of n letters.
-        index: (m,) int64 basis indices; wire 0 is the most significant of the n bits.
+        index: (...) int64 basis indices; wire 0 is the most significant of the n bits.
 
     Returns:
-        (m, k) float64 of +1 and -1.
+        (..., k) float64 of +1 and -1.
     """
     n_wires = len(words[0])
-    bits = (index[:, None] >> torch.arange(n_wires - 1, -1, -1, device=index.device)) & 1
-    mask = torch.tensor([[letter != "I" for letter in word] for word in words], dtype=torch.int64, device=index.device)
-    return 1.0 - 2.0 * ((bits.unsqueeze(-2) * mask).sum(-1) % 2).double()
+    bits = (index[..., None] >> torch.arange(n_wires - 1, -1, -1, device=index.device)) & 1
+    mask = torch.tensor([[letter != "I" for letter in word] for word in words], dtype=torch.float64)
+    return 1.0 - 2.0 * ((bits.double() @ mask.T.to(index.device)) % 2)
 
 
 class Flip(NamedTuple):
