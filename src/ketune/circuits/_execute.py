@@ -1,6 +1,10 @@
 """Running a plan on a batch, forward and backward, chunk by chunk. States live only inside these functions."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -8,6 +12,10 @@ from torch.nn.functional import pad
 
 from ketune.circuits._kernels import Gradients, Matrices, Tape, layer_matrices, run_layers, run_layers_back
 from ketune.circuits._plan import Plan, Program, Tables
+from ketune.circuits.circuit import Circuit
+
+if TYPE_CHECKING:
+    from ketune.circuits._native import NativePlan
 
 SMALLEST_SQUARED_NORM = 1e-30
 """Squared norms below this count as this, so that a zero vector has zero readouts and finite gradients."""
@@ -53,7 +61,7 @@ class _Run:
         self.tables: Tables = plan.tables(x.device, self.dtype)
         self.matrices: Matrices = layer_matrices(plan, self.tables, angles.to(self.dtype))
         self.step = plan.chunk(x.device.type, self.dtype.itemsize)
-        self.matrix = self._circuit_matrix() if plan.builds_matrix(x.shape[0]) else None
+        self.matrix = self._circuit_matrix() if plan.form(x.shape[0], x.device.type) == "matrix" else None
         self.batch_step = self.step if self.matrix is None else max(self.step, 128)
 
     def amplitudes(self, start: int) -> Tensor:
@@ -93,8 +101,83 @@ class _Run:
             run_layers_back(plan, tables, matrices, back.contiguous(), tape, gradients, False)
 
 
+_NATIVE_BYTES = 1 << 21
+"""Bytes of features that are converted or encoded at a time for the native simulator."""
+
+
+def _native_chunks(plan: Plan, x: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """Amplitudes of the batch in the type of computation, in one piece when they are there already."""
+    step = max(1, len(x))
+    if plan.encoding != "amplitude" or x.dtype != dtype:
+        step = max(256, _NATIVE_BYTES // (dtype.itemsize * plan.n_amplitudes))
+    for start in range(0, len(x), step):
+        part = x[start : start + step].to(dtype)
+        yield start, part if plan.encoding == "amplitude" else _product_states(part, plan.n_wires)
+
+
+def _run_native(plan: Plan, native: NativePlan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = compute_dtype(x, angles)
+    coefficients = native.coefficients(angles, dtype)
+    parts = [native.run(amplitudes, coefficients) for _, amplitudes in _native_chunks(plan, x, dtype)]
+    sums, norms = parts[0] if len(parts) == 1 else (torch.cat(each) for each in zip(*parts))
+    norms = norms.clamp_min(SMALLEST_SQUARED_NORM)
+    return (sums / norms[:, None]).contiguous(), norms
+
+
+def _run_native_back(
+    plan: Plan,
+    native: NativePlan,
+    cotangent: Tensor,
+    x: Tensor,
+    angles: Tensor,
+    out: Tensor,
+    norms: Tensor,
+    need_x: bool,
+    need_angles: bool,
+) -> tuple[Tensor, Tensor]:
+    dtype = compute_dtype(x, angles)
+    coefficients = native.coefficients(angles, dtype)
+    weights = cotangent.to(dtype) * (2.0 / norms)[:, None]
+    norm_weights = -(weights * out).sum(1)
+    d_x = x.new_empty(x.shape if need_x else (0,), dtype=dtype)
+    d_angles = torch.zeros(angles.shape if need_angles else (0,), dtype=torch.float64)
+    for start, amplitudes in _native_chunks(plan, x, dtype):
+        part = slice(start, start + len(amplitudes))
+        d_part, d_angles_part = native.run_back(
+            amplitudes, weights[part], norm_weights[part], coefficients, need_x, need_angles
+        )
+        if d_angles_part is not None:
+            d_angles += d_angles_part
+        if d_part is None:
+            continue
+        if plan.encoding == "angle":
+            d_part = _product_states_back(amplitudes, d_part, plan.n_features)
+        if len(amplitudes) == len(x):
+            d_x = d_part.contiguous()
+        else:
+            d_x[part] = d_part
+    return d_x, d_angles.to(dtype)
+
+
+def run_native_once(circuit: Circuit, x: Tensor) -> Callable[[], object]:
+    """A forward and backward pass in compiled code, for measuring it."""
+    plan = Plan(circuit, "amplitude", "pauli_z", circuit.n_wires, x.shape[1])
+    native, angles = plan.native(), torch.linspace(-3, 3, circuit.n_angles)
+    assert native is not None
+
+    def step() -> object:
+        out, norms = _run_native(plan, native, x, angles)
+        return _run_native_back(plan, native, out, x, angles, out, norms, True, True)
+
+    return step
+
+
 def _run_plan(plan: Plan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     """Readouts (B, k) and squared norms (B,)."""
+    if len(x) and plan.form(len(x), x.device.type) == "native":
+        native = plan.native()
+        assert native is not None
+        return _run_native(plan, native, x, angles)
     run = _Run(plan, x, angles)
     tables, batch = run.tables, x.shape[0]
     if plan.readout == "amplitudes":
@@ -132,6 +215,10 @@ def _run_plan_back(
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
     """Cotangents of x and of the angles, in the type of computation; empty where not needed."""
+    if len(x) and plan.form(len(x), x.device.type) == "native":
+        native = plan.native()
+        assert native is not None
+        return _run_native_back(plan, native, cotangent, x, angles, out, norms, need_x, need_angles)
     run = _Run(plan, x, angles)
     tables, batch = run.tables, x.shape[0]
     cotangent = cotangent.to(run.dtype)

@@ -1,11 +1,11 @@
 """From a circuit to layers: a 2 x 2 matrix on every wire, then one signed permutation of the basis states."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 
-from ketune.circuits._gates import GATES, Matrix, Step, elementary_steps
-from ketune.circuits.circuit import Circuit
+from ketune.circuits._gates import GATES, Matrix, Step
 
 MAX_ROTATIONS = 3
 """Most rotations that share one 2 x 2 matrix; its table holds 2 ** rotations terms."""
@@ -23,32 +23,31 @@ class Draft:
     is_diagonal: bool = False
 
 
-def draft_layers(circuit: Circuit) -> list[Draft]:
-    """Puts every gate into the first layer that keeps the order of the gates on each wire."""
-    drafts = [Draft([[] for _ in range(circuit.n_wires)])]
-    last = [0] * circuit.n_wires  # layer of the last gate on each wire
-    growing = [0] * circuit.n_wires  # layer whose one-wire product on this wire may still grow
+def draft_layers(n_wires: int, steps: Iterable[Step]) -> list[Draft]:
+    """Puts every step into the first layer that keeps the order of the steps on each wire."""
+    drafts = [Draft([[] for _ in range(n_wires)])]
+    last = [0] * n_wires  # layer of the last step on each wire
+    growing = [0] * n_wires  # layer whose one-wire product on this wire may still grow
 
     def draft(index: int) -> Draft:
         while len(drafts) <= index:
-            drafts.append(Draft([[] for _ in range(circuit.n_wires)]))
+            drafts.append(Draft([[] for _ in range(n_wires)]))
         return drafts[index]
 
-    for gate in circuit.gates:
-        for step in elementary_steps(gate):
-            if step.permutes:
-                index = max(last[wire] for wire in step.wires)
-                draft(index).permutes.append((step.name, step.wires))
-                for wire in step.wires:
-                    last[wire], growing[wire] = index, index + 1
-                continue
-            (wire,) = step.wires
+    for step in steps:
+        if step.permutes:
+            index = max(last[wire] for wire in step.wires)
+            draft(index).permutes.append((step.name, step.wires))
+            for wire in step.wires:
+                last[wire], growing[wire] = index, index + 1
+            continue
+        (wire,) = step.wires
+        slot = draft(growing[wire]).slots[wire]
+        if step.angle is not None and sum(other.angle is not None for other in slot) == MAX_ROTATIONS:
+            growing[wire] += 1
             slot = draft(growing[wire]).slots[wire]
-            if step.angle is not None and sum(other.angle is not None for other in slot) == MAX_ROTATIONS:
-                growing[wire] += 1
-                slot = draft(growing[wire]).slots[wire]
-            slot.append(step)
-            last[wire] = growing[wire]
+        slot.append(step)
+        last[wire] = growing[wire]
     return drafts
 
 

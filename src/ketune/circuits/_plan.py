@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 
-from ketune.circuits._layers import Slot, draft_layers, permutation, slot_terms, split_phases
+from ketune.circuits._costs import current_rates, native_is_available
+from ketune.circuits._gate_matrices import angle_tables, most_rotations, turned_products
+from ketune.circuits._layers import draft_layers, permutation, slot_terms, split_phases
+from ketune.circuits._light_cone import reaching_steps
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import (
     READOUTS,
@@ -15,6 +19,9 @@ from ketune.circuits.observables import (
     pauli_z_words,
     word_signs,
 )
+
+if TYPE_CHECKING:
+    from ketune.circuits._native import NativePlan
 
 CHUNK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Bytes of the states that are worked on at a time: a few such buffers fit the L2 cache (benchmarks/circuits.py)."""
@@ -74,8 +81,10 @@ class Plan:
         self.n_amplitudes = n_features if encoding == "amplitude" else self.dim
         self.first_rows = -(-self.n_amplitudes // self.width)
 
-        drafts = [part for i, draft in enumerate(draft_layers(circuit)) for part in split_phases(draft, i == 0)]
-        self.n_rotations = max(sum(step.angle is not None for step in slot) for d in drafts for slot in d.slots)
+        whole = draft_layers(n_wires, reaching_steps(circuit, readout))
+        self._whole, self._native = whole, None
+        drafts = [part for i, draft in enumerate(whole) for part in split_phases(draft, i == 0)]
+        self.n_rotations = most_rotations([slot for d in drafts for slot in d.slots])
         terms = [torch.stack([slot_terms(slot, self.n_rotations) for slot in d.slots]) for d in drafts]
         complex_layers = [d.is_diagonal or bool(term.imag.abs().max() > 0) for d, term in zip(drafts, terms)]
         self.n_complex = sum(complex_layers)
@@ -94,17 +103,37 @@ class Plan:
         ]
         self.components = 2 if self.n_complex else 1
         self._terms = torch.stack([terms[index] for index in order]).flatten(0, 1)  # (slots, 2 ** rotations, 2, 2)
-        self._angle_index, self._half = self._angle_tables([slot for index in order for slot in drafts[index].slots])
+        slots = [slot for index in order for slot in drafts[index].slots]
+        self._angle_index, self._half = angle_tables(slots, self.n_rotations)
         self._tables: dict[tuple[torch.device, torch.dtype], Tables] = {}
 
-    def _angle_tables(self, slots: list[Slot]) -> tuple[torch.Tensor, torch.Tensor]:
-        index = torch.zeros(self.n_rotations, len(slots), dtype=torch.int64)
-        half = torch.zeros(self.n_rotations, len(slots), dtype=torch.float64)
-        for column, slot in enumerate(slots):
-            rotations = [(step.angle, step.factor) for step in slot if step.angle is not None]
-            for row, (angle, factor) in enumerate(rotations):
-                index[row, column], half[row, column] = angle, factor / 2
-        return index.flatten(), half
+    def native(self) -> "NativePlan | None":
+        """The compiled simulator for this plan, made on first use; None where it cannot run."""
+        if self.readout == "amplitudes" or not native_is_available():
+            return None
+        if self._native is None:
+            from ketune.circuits._native import NativePlan
+
+            self._native = NativePlan(self._whole, self.n_wires, self.n_angles, self.readout, self.n_amplitudes)
+        return self._native
+
+    def form(self, n_samples: int, device_type: str) -> str:
+        """The cost model: how to run a batch.
+
+        Returns:
+            "native" for compiled code on blocks of samples, "matrix" to build the circuit's matrix once and multiply by
+            it, "layers" for one product per layer and half of the wires.
+        """
+        native = self.native() if device_type == "cpu" else None
+        if native is None:
+            return "matrix" if self.builds_matrix(n_samples) else "layers"
+        rates = current_rates()
+        vectors = self.components * self.dim / 16
+        passes = rates.turn_ns * native.n_turns + rates.row_ns
+        by_native = n_samples * vectors * passes
+        by_matrix = n_samples * 4 * self.components * self.dim * self.n_amplitudes * rates.product_ns
+        by_matrix += rates.product_ns * 4 * self.dim * self.n_amplitudes * self._layer_products()
+        return "matrix" if by_matrix < by_native else "native"
 
     @property
     def is_real(self) -> bool:
@@ -159,7 +188,7 @@ class Plan:
             angle_index=self._angle_index.to(device),
             half=to(self._half),
             terms=to(terms.reshape(len(terms), 2**self.n_rotations, -1)),
-            turned=to(self._turned()),
+            turned=to(turned_products(self.n_rotations)),
             pair=to(torch.tensor([[1.0, 0, 0, 1], [0, -1, 1, 0]])),
             gathers=gathers,
             signs=signs,
@@ -180,16 +209,6 @@ class Plan:
         """Values by basis state, repeated for real and imaginary parts, in the order (H, c, W)."""
         return values.view(-1, 1, self.width).expand(-1, components, -1).flatten()
 
-    def _turned(self) -> torch.Tensor:
-        """`f @ turned`: for each rotation the products f with that rotation's (cos, sin) replaced by (-sin, cos)."""
-        size = 2**self.n_rotations
-        turned = torch.zeros(size, self.n_rotations, size, dtype=torch.float64)
-        for rotation in range(self.n_rotations):
-            bit = 1 << (self.n_rotations - 1 - rotation)
-            for term in range(size):
-                turned[term, rotation, term ^ bit] = -1.0 if term & bit else 1.0
-        return turned.flatten(1)
-
     def chunk(self, device_type: str, element_size: int) -> int:
         """Number of samples to work on at a time."""
         budget = CHUNK_BYTES.get(device_type, CHUNK_BYTES["cuda"])
@@ -203,6 +222,12 @@ class Plan:
         """
         if self.readout == "amplitudes":
             return True
+        per_sample = self._layer_products()
+        by_matrix = self.components * self.n_amplitudes / 0.85
+        return n_samples * by_matrix + self.n_amplitudes * per_sample < n_samples * per_sample
+
+    def _layer_products(self) -> float:
+        """Multiplications per amplitude that the layers take, each divided by the share of the full rate it reaches."""
         per_sample, components = 0.0, 1
         for layer in self.layers:
             components = 2 if layer.is_complex else components
@@ -211,8 +236,7 @@ class Plan:
                 continue
             inner = (2 if layer.is_complex else 1) * (self.height + self.width)
             per_sample += components * inner / min(0.8, 0.35 * (inner / 32) ** 0.55)
-        by_matrix = self.components * self.n_amplitudes / 0.85
-        return n_samples * by_matrix + self.n_amplitudes * per_sample < n_samples * per_sample
+        return per_sample
 
 
 @dataclass(frozen=True)

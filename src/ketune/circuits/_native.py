@@ -1,0 +1,357 @@
+"""The native simulator for CPUs: stages (`_passes`) on blocks of samples in compiled code (`_native_code`).
+
+A block is as many samples as a vector register holds, side by side, so that every operation works on all of them. The
+state of a block stays in the processor's cache from the features to the readouts, and on the way back the state and its
+cotangent are taken back side by side: nothing of the size of a state is kept between the passes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ketune.circuits import _native_code as code
+from ketune.circuits._coefficients import AngleMap, Coefficients
+from ketune.circuits._layers import Draft
+from ketune.circuits._native_code import RECORD, Field, Io
+from ketune.circuits._passes import Passes, Turn, kernel_of, sign_table, span
+
+READOUT_WIDTH = 4
+"""Bits of the rows whose squares are summed at a time."""
+
+
+class _Tables:
+    """Records of passes for one type of computation, with everything they point to."""
+
+    def __init__(self, plan: NativePlan, bits: int) -> None:
+        self.plan, self.bits = plan, bits
+        self.dtype = torch.float32 if bits == 32 else torch.float64
+        self.lanes = lanes = code.vector_bytes() * 8 // bits
+        self.row = lanes * plan.components
+        passes, dim = plan.passes, plan.dim
+        self._kept: list[Tensor] = []
+        self.cotangent = (dim + 1) * self.row
+        self.turn_sums = 2 * self.cotangent
+        self.phase_sums = self.turn_sums + 2 * plan.n_turns * lanes
+        self.forward_size = self.cotangent
+        self.size = self.phase_sums + len(passes.stages) * dim * lanes
+        self.columns = -(-plan.n_amplitudes // lanes) * lanes  # of the features, padded to whole groups
+        self.out_columns = -(-dim // lanes) * lanes
+        rows = [k if k < dim else dim for k in range(max(self.columns, self.out_columns))]
+        feature_rows = self._table([r * self.row for r in rows[: self.columns]])
+        groups = self.columns // lanes
+        fields = {Field.COUNT: groups, Field.BASES: feature_rows}
+        self.load = self._record("load", plan.components, False, **_named(fields))
+        empty = list(range(self.columns, dim))
+        zero = {Field.COUNT: len(empty), Field.BASES: self._table([r * self.row for r in empty])}
+        self.zero = [self._record("zero", plan.components, **_named(zero))] if empty else []
+        self.store = self._record("store", plan.components, False, **_named(fields))
+        self.stages = [record for s in range(len(passes.stages)) for record in self._forward_stage(s)]
+        self._back: dict[bool, list[np.ndarray]] = {}
+        self.scale = self._record("scale", plan.components, **_named({Field.COUNT: dim}))
+        if plan.readout == "probabilities":
+            masks = [word.parity for word in passes.outputs][::-1]
+            table = [row * self.row for row in span(masks)]
+            self.rows_of_outputs = torch.tensor(table + [dim * self.row] * (self.out_columns - dim), dtype=torch.int32)
+        else:
+            self.readout, self.seed = self._readout_records()
+
+    def _table(self, values: list[int] | Tensor) -> int:
+        tensor = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int32)
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def _record(self, name: str, *options: object, **fields: int) -> np.ndarray:
+        record = np.zeros(RECORD, dtype=np.int64)
+        record[Field.KERNEL] = code.kernel(self.bits, self.lanes, name, *options)
+        record[Field.COTANGENT] = self.cotangent
+        for field, value in fields.items():
+            record[Field[field]] = value
+        return record
+
+    def _tile(self, turns: list[Turn]) -> dict[str, int]:
+        bases = kernel_of([turn.parity for turn in turns], self.plan.passes.n_wires)
+        steps = span([turn.mask for turn in turns])
+        return _named(
+            {
+                Field.COUNT: len(bases),
+                Field.BASES: self._table([base * self.row for base in bases]),
+                Field.STEPS: self._table([step * self.row for step in steps]),
+            }
+        )
+
+    def _forward_stage(self, number: int) -> list[np.ndarray]:
+        plan, records = self.plan, []
+        width = forward_width(plan.components)
+        turns = plan.passes.stages[number].turns
+        for start in range(0, len(turns), width):
+            group = turns[start : start + width]
+            phases = "none" if start else "real" if plan.components == 2 and number == 0 else "all"
+            tile = self._tile(group) | _named(self._places(number, start))
+            records.append(self._record("forward", len(group), plan.components, phases, **tile))
+        return records
+
+    def _places(self, number: int, start: int) -> dict[Field, int]:
+        plan = self.plan
+        first = plan.first_turn[number] + start
+        return {
+            Field.TURNS: first,
+            Field.PHASES: number * plan.dim * plan.components,
+            Field.TURN_SUMS: self.turn_sums + 2 * first * self.lanes,
+            Field.PHASE_SUMS: self.phase_sums + number * plan.dim * self.lanes,
+        }
+
+    def back(self, need_angles: bool) -> list[np.ndarray]:
+        """Records of the stages taken back, last one first."""
+        if need_angles not in self._back:
+            numbers = range(len(self.plan.passes.stages) - 1, -1, -1)
+            self._back[need_angles] = [record for n in numbers for record in self._backward_stage(n, need_angles)]
+        return self._back[need_angles]
+
+    def _backward_stage(self, number: int, need_angles: bool) -> list[np.ndarray]:
+        plan, records = self.plan, []
+        stage = plan.passes.stages[number]
+        for start, stop in plan.back_groups[number]:
+            group = stage.turns[start:stop]
+            measures = "" if not need_angles else "xy" if any(turn.measures_x for turn in group) else "y"
+            trained = need_angles and plan.components == 2 and any(phase.part != "fixed" for phase in stage.phases)
+            phases = "none" if start else "trained" if trained else "fixed"
+            tile = self._tile(group) | _named(self._places(number, start))
+            records.append(self._record("backward", len(group), plan.components, measures, phases, **tile))
+        return records
+
+    def outputs(self, name: str, option: bool, rows: Tensor) -> np.ndarray:
+        """A record that moves squares or their weights between rows and columns; `rows` must outlive it."""
+        fields = {Field.COUNT: self.out_columns // self.lanes, Field.BASES: rows.data_ptr()}
+        return self._record(name, self.plan.components, option, **_named(fields))
+
+    def _readout_records(self) -> tuple[np.ndarray, np.ndarray]:
+        plan = self.plan
+        width = min(READOUT_WIDTH, plan.passes.n_wires)
+        bases = list(range(0, plan.dim, 2**width))
+        parities = [word.parity for word in plan.passes.words] + [0]  # the last one is the norm
+        fields = _named(
+            {
+                Field.COUNT: len(bases),
+                Field.BASES: self._table([base * self.row for base in bases]),
+                Field.STEPS: self._table([step * self.row for step in range(2**width)]),
+                Field.WORDS: len(parities),
+                Field.SIGNS: self._table(sign_table(parities, bases).to(self.dtype).contiguous()),
+                Field.PATTERNS: self._table([parity & (2**width - 1) for parity in parities]),
+            }
+        )
+        names = ("readout", "seed")
+        first, second = (self._record(name, width, plan.components, **fields) for name in names)
+        return first, second
+
+
+def _named(fields: dict[Field, int]) -> dict[str, int]:
+    return {field.name: value for field, value in fields.items()}
+
+
+def forward_width(components: int) -> int:
+    """Wires that one pass turns at a time going forward."""
+    return 3 if code.n_registers() == 32 else 2
+
+
+def backward_width(components: int, measures_x: bool) -> int:
+    """Wires that one pass takes back at a time."""
+    wide = 3 if components == 1 else 2
+    return wide if code.n_registers() == 32 else wide - 1
+
+
+class NativePlan:
+    """A circuit made ready for one readout that is diagonal, on amplitudes that are real.
+
+    Args:
+        drafts: the circuit's layers.
+        n_wires: number of wires.
+        n_angles: length of the angle vector.
+        readout: "pauli_z", "probabilities" or a tuple of words of I and Z.
+        n_amplitudes: amplitudes that are given; the others are zero.
+    """
+
+    def __init__(
+        self, drafts: list[Draft], n_wires: int, n_angles: int, readout: str | tuple[str, ...], n_amplitudes: int
+    ) -> None:
+        self.passes = Passes(drafts, n_wires, readout)
+        self.readout, self.n_amplitudes, self.dim = readout, n_amplitudes, 2**n_wires
+        self.components = 1 if self.passes.is_real or not self.passes.stages else 2
+        self._angles = AngleMap(self.passes, n_angles)
+        self.first_turn, self.n_turns = [], 0
+        self.back_groups: list[list[tuple[int, int]]] = []
+        earlier: list[list[int]] = []  # per turn, the turns of its stage that are taken back before it
+        for stage in self.passes.stages:
+            self.first_turn.append(self.n_turns)
+            width = backward_width(self.components, any(turn.measures_x for turn in stage.turns))
+            groups = [(s, min(s + width, len(stage.turns))) for s in range(0, len(stage.turns), width)][::-1]
+            self.back_groups.append(groups)
+            order = [self.n_turns + i for start, stop in groups for i in range(start, stop)]
+            earlier += [order[: order.index(self.n_turns + i)] for i in range(len(stage.turns))]
+            self.n_turns += len(stage.turns)
+        self._earlier = np.zeros((self.n_turns, self.n_turns))
+        for turn, others in enumerate(earlier):
+            self._earlier[turn, others] = 1
+        self._sum_order = np.zeros((self.n_turns, 2), dtype=np.int64)
+        for first, groups in zip(self.first_turn, self.back_groups):
+            for start, stop in groups:
+                places = 2 * (first + start) + np.arange(2 * (stop - start))
+                self._sum_order[first + start : first + stop] = places.reshape(2, -1).T
+        self._tables: dict[int, _Tables] = {}
+        self._last: tuple[np.ndarray, torch.dtype, Coefficients] | None = None
+
+    def tables(self, dtype: torch.dtype) -> _Tables:
+        """Records for a type of computation."""
+        bits = 32 if dtype == torch.float32 else 64
+        if bits not in self._tables:
+            self._tables[bits] = _Tables(self, bits)
+        return self._tables[bits]
+
+    def coefficients(self, angles: Tensor, dtype: torch.dtype) -> Coefficients:
+        """What the angles make of the stages."""
+        values = angles.detach().numpy()
+        if self._last is not None and self._last[1] == dtype and np.array_equal(self._last[0], values):
+            return self._last[2]
+        c = self._angles.forward(values.astype(np.float64), np.float32 if dtype == torch.float32 else np.float64)
+        self._last = (values.copy(), dtype, c)
+        return c
+
+    def run(self, amplitudes: Tensor, c: Coefficients) -> tuple[Tensor, Tensor]:
+        """Sums of squares under each word, or each square, and their norm: (B, outputs) and (B,), not normalised.
+
+        Args:
+            amplitudes: (B, n_amplitudes) real, in the type of computation.
+            c: of the same type.
+        """
+        tables = self.tables(amplitudes.dtype)
+        records = [tables.load, *tables.zero, *tables.stages]
+        batch = amplitudes.shape[0]
+        blocks = -(-batch // tables.lanes)
+        if self.readout == "probabilities":
+            out = amplitudes.new_empty(blocks * tables.lanes, tables.out_columns)
+            rows = self._output_rows(tables, c)  # must live until the code has run
+            records.append(tables.outputs("store", True, rows))
+            _drive(tables, records, amplitudes, out, None, c, tables.forward_size)
+            out = out[:batch, : self.dim]
+            return out, out.sum(1)
+        sums = amplitudes.new_empty(blocks, len(self.passes.words) + 1, tables.lanes)
+        _drive(tables, [*records, tables.readout], amplitudes, None, sums, c, tables.forward_size)
+        sums = sums.transpose(1, 2).reshape(blocks * tables.lanes, -1)[:batch]
+        return sums[:, :-1] * torch.from_numpy(c.word_signs).to(sums.dtype), sums[:, -1]
+
+    def _output_rows(self, tables: _Tables, c: Coefficients) -> Tensor:
+        """Offset of the row of each basis state at the end, and of a spare row for columns beyond them."""
+        rows = tables.rows_of_outputs ^ (c.origin * tables.row)
+        rows[self.dim :] = self.dim * tables.row
+        return rows
+
+    def run_back(
+        self,
+        amplitudes: Tensor,
+        weights: Tensor,
+        norm_weights: Tensor,
+        c: Coefficients,
+        need_x: bool,
+        need_angles: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Cotangents of the amplitudes (B, n_amplitudes) and of the angles (n_angles,) float64.
+
+        Args:
+            amplitudes: as for `run`.
+            weights: (B, outputs) cotangents of the sums, times two.
+            norm_weights: (B,) cotangent of the norm, times two.
+            c: the coefficients.
+            need_x: whether the first result is wanted.
+            need_angles: whether the second one is.
+        """
+        tables = self.tables(amplitudes.dtype)
+        lanes, batch = tables.lanes, amplitudes.shape[0]
+        blocks = -(-batch // lanes)
+        records = [tables.load, *tables.zero, *tables.stages]
+        sums = squares = None
+        if self.readout == "probabilities":
+            squares = amplitudes.new_zeros(blocks * lanes, tables.out_columns)
+            torch.add(weights, norm_weights[:, None], out=squares[:batch, : self.dim])
+            rows = self._output_rows(tables, c)  # must live until the code has run
+            records += [tables.outputs("load", True, rows), tables.scale]
+        else:
+            sums = amplitudes.new_zeros(blocks * lanes, weights.shape[1] + 1)
+            torch.mul(weights, torch.from_numpy(c.word_signs).to(weights.dtype), out=sums[:batch, :-1])
+            sums[:batch, -1] = norm_weights
+            sums = sums.view(blocks, lanes, -1).transpose(1, 2).contiguous()
+            records.append(tables.seed)
+        records += tables.back(need_angles)
+        out = None
+        if need_x:
+            records.append(tables.store)
+            out = amplitudes.new_empty(blocks * lanes, tables.columns)
+        spaces = _drive(tables, records, amplitudes, out, sums, c, tables.size, squares)
+        d_x = None if out is None else out[:batch, : self.n_amplitudes]
+        if not need_angles:
+            return d_x, None
+        if not self.n_turns:  # nothing but phases and permutations: the squares do not depend on the angles
+            return d_x, amplitudes.new_zeros(self._angles.n_angles, dtype=torch.float64)
+        totals = (
+            spaces[:, tables.turn_sums : tables.size].sum(0) if len(spaces) > 1 else spaces[0, tables.turn_sums :]
+        ).numpy()
+        rows = (totals[: tables.size - tables.turn_sums].reshape(-1, lanes) @ np.ones(lanes, totals.dtype)).astype(
+            np.float64
+        )
+        turn_sums = rows[self._sum_order]  # the kernels leave Y of a group and then X of it
+        # Turns that are taken back leave out their cosines, on the state and on the cotangent.
+        turn_sums *= np.exp(2 * (self._earlier @ np.log(c.cosines)))[:, None]
+        phase_sums = rows[2 * self.n_turns :].reshape(len(c.scale), self.dim) * np.square(c.scale)[:, None]
+        return d_x, torch.from_numpy(self._angles.backward(c, turn_sums, phase_sums))
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="ketune-circuit")
+
+
+def _drive(
+    tables: _Tables,
+    records: list[np.ndarray],
+    source: Tensor,
+    out: Tensor | None,
+    sums: Tensor | None,
+    c: Coefficients,
+    size: int,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Runs records on all blocks and returns the workspaces, one row per thread."""
+    source = source.contiguous()
+    if source.shape[1] != tables.columns:
+        source = torch.nn.functional.pad(source, (0, tables.columns - source.shape[1]))
+    batch, lanes = source.shape[0], tables.lanes
+    blocks = -(-batch // lanes)
+    threads = max(1, min(torch.get_num_threads(), blocks // 2))
+    spaces = source.new_empty(threads, -(-size // 64) * 64 + 64)
+    if size > tables.turn_sums:
+        spaces[:, tables.turn_sums :].zero_()
+    program = np.concatenate(records)
+    columns = [0 if tensor is None else tensor.shape[1] for tensor in (source, out, weights)]
+    shape = np.array([batch - 1, *columns], dtype=np.int64)
+    pointers = (ctypes.c_void_p * len(Io))()
+    tensors = {Io.IN: source, Io.OUT: out, Io.SUMS: sums, Io.WEIGHTS: weights}
+    for place, tensor in tensors.items():
+        pointers[place] = None if tensor is None else tensor.data_ptr()
+    pointers[Io.TURNS], pointers[Io.PHASES] = c.tangents.ctypes.data, c.phases.ctypes.data
+    pointers[Io.SHAPE] = shape.ctypes.data
+    drive, count = code.driver(), len(records)
+    edges = [blocks * i // threads for i in range(threads + 1)]
+
+    def work(i: int) -> None:
+        drive(spaces[i].data_ptr(), edges[i], program.ctypes.data, pointers, count, edges[i + 1])
+
+    if threads == 1:
+        work(0)
+    else:
+        list(_pool(os.getpid()).map(work, range(threads)))
+    return spaces
