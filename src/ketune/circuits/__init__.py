@@ -19,6 +19,7 @@ from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
 from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transverse_ising
 from ketune.circuits.importing import from_openqasm3, from_pennylane, from_qiskit
 from ketune.circuits.layer import QuantumLayer
+from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, noisy_expectation, simulate_noisy
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
 from ketune.circuits.sampling import Estimate, counts, estimate, misread, sample, to_bits
 from ketune.circuits.simulate import simulate
@@ -27,16 +28,19 @@ from ketune.circuits.statevector import MAX_WIRES, run
 
 __all__ = [
     "ANSATZE",
+    "CHANNELS",
     "ENCODINGS",
     "ENTANGLERS",
     "MAX_WIRES",
     "READOUTS",
+    "Channel",
     "Circuit",
     "Estimate",
     "Gate",
     "Hamiltonian",
     "Imported",
     "ImportingError",
+    "NoiseModel",
     "QuantumLayer",
     "check_readout",
     "count_readouts",
@@ -58,6 +62,7 @@ __all__ = [
     "meyer_wallach",
     "misread",
     "mutual_information",
+    "noisy_expectation",
     "purity",
     "reduced_state",
     "rot_gates",
@@ -68,6 +73,7 @@ __all__ = [
     "sample",
     "simplified_two_design",
     "simulate",
+    "simulate_noisy",
     "strongly_entangling",
     "to_bits",
     "to_openqasm3",
