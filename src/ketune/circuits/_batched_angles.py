@@ -5,7 +5,7 @@ Shapes. Angles are (A, n_angles): A sets of angles. Features are (A, S, n_featur
 computed anew for its derivatives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,12 +15,15 @@ from ketune.circuits._execute import compute_dtype, run_program, run_program_bac
 from ketune.circuits._plan import program
 from ketune.circuits._reference import Reference, reference
 
-_CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}  # of everything that one chunk keeps for its derivative
-_MANY_SAMPLES = 32  # from so many samples per set of angles on, one run per set is faster than all at once
+_CHUNK_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}  # of everything that one chunk keeps for its derivative
+_MANY_AMPLITUDES = 1 << 13  # from so many amplitudes per set of angles on, one run per set is faster than all at once
 
 
-def _one_run_per_set(description: str, n_samples: int) -> bool:
-    return n_samples >= _MANY_SAMPLES and not description.startswith("iqp")
+def _one_run_per_set(description: str, x: Tensor, angles: Tensor) -> bool:
+    """The cost model: whether to run the sets of angles one after another, each on all its samples."""
+    if not len(angles) or description.startswith("iqp"):
+        return False
+    return x.shape[1] << reference(description).n_wires >= _MANY_AMPLITUDES
 
 
 def run_batched_angles(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,7 +37,7 @@ def run_batched_angles(description: str, x: Tensor, angles: Tensor) -> tuple[Ten
     Returns:
         readouts (A, S, k) and squared norms (A, S), in float32, or in float64 when features or angles are float64.
     """
-    if not len(angles) or not _one_run_per_set(description, x.shape[1]):
+    if not _one_run_per_set(description, x, angles):
         return evaluate(description, x, angles)
     runs = [run_program(program(description), x[a % len(x)], each) for a, each in enumerate(angles)]
     out, norms = zip(*runs)
@@ -52,9 +55,15 @@ def run_batched_angles_back(
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
     """Cotangents of x and of the angles, in their shapes and types; (0,) where not needed."""
-    if not len(angles) or not _one_run_per_set(description, x.shape[1]):
-        d_x, d_angles = pull_back(description, cotangent, x, angles)
-        return d_x if need_x else x.new_empty(0), d_angles if need_angles else angles.new_empty(0)
+    if not _one_run_per_set(description, x, angles):
+        d_x = x.new_zeros(x.shape if need_x else (0,))
+        d_angles = angles.new_zeros(angles.shape if need_angles else (0,))
+        for (sets, samples), part_x, part_angles in _pulled_chunks(description, cotangent, x, angles):
+            if need_x:
+                (d_x if len(x) == 1 else d_x[sets])[:, samples] += part_x
+            if need_angles:
+                d_angles[sets] += part_angles
+        return d_x, d_angles
     d_x = x.new_zeros(x.shape if need_x else (0,), dtype=compute_dtype(x, angles))
     d_angles = angles.new_empty(angles.shape if need_angles else (0,))
     for a, each in enumerate(angles):
@@ -75,6 +84,8 @@ Chunk = tuple[slice, slice]
 def _chunks(reference: Reference, x: Tensor, angles: Tensor, order: int) -> list[Chunk]:
     """Cuts sets of angles and samples into pieces whose derivatives of this order fit the budget."""
     n_sets, n_samples = len(angles), x.shape[1]
+    if n_samples == 0:
+        return []
     budget = _CHUNK_BYTES.get(x.device.type, _CHUNK_BYTES["cuda"])
     each = reference.bytes_per_sample(compute_dtype(x, angles).itemsize, n_samples) * max(1, 3 * order - 2)
     count = max(1, budget // each)
@@ -94,27 +105,22 @@ def _take(tensor: Tensor, chunk: Chunk) -> Tensor:
 
 
 class _Sums:
-    """Puts together what chunks give: rows of features beside each other or summed, angles summed."""
+    """Puts together what chunks give, in ways that can be differentiated."""
 
     def __init__(self, x: Tensor, angles: Tensor) -> None:
         self.x, self.angles = x, angles
         self.d_x: dict[tuple[int, int], Tensor] = {}
         self.d_angles: dict[int, Tensor] = {}
-        self.starts: list[tuple[int, int]] = []
 
-    def add(self, chunk: Chunk, d_x: Tensor | None, d_angles: Tensor | None) -> None:
-        sets, samples = chunk
-        if d_x is not None:
-            place = (0 if self.x.shape[0] == 1 else sets.start, samples.start)
-            self.d_x[place] = d_x if place not in self.d_x else self.d_x[place] + d_x
-        if d_angles is not None:
-            seen = self.d_angles.get(sets.start)
-            self.d_angles[sets.start] = d_angles if seen is None else seen + d_angles
+    def add(self, chunk: Chunk, d_x: Tensor, d_angles: Tensor) -> None:
+        """Adds the cotangents of one chunk; features that all sets share collect a sum, and so do angles."""
+        first = chunk[0].start
+        place = (0 if self.x.shape[0] == 1 else first, chunk[1].start)
+        self.d_x[place] = self.d_x[place] + d_x if place in self.d_x else d_x
+        self.d_angles[first] = self.d_angles[first] + d_angles if first in self.d_angles else d_angles
 
     def features(self) -> Tensor:
-        if not self.d_x:
-            return torch.zeros_like(self.x)
-        return _grid(self.d_x)
+        return _grid(self.d_x) if self.d_x else torch.zeros_like(self.x)
 
     def sets(self) -> Tensor:
         return torch.cat(list(self.d_angles.values())) if self.d_angles else torch.zeros_like(self.angles)
@@ -132,7 +138,7 @@ def evaluate(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tenso
     """Readouts (A, S, k) and squared norms (A, S), chunk by chunk; differentiable, then without bounded memory."""
     function = reference(description)
     chunks = _chunks(function, x, angles, 1)
-    if not chunks or x.shape[1] == 0:
+    if not chunks:
         dtype = compute_dtype(x, angles)
         shape = (len(angles), x.shape[1])
         return x.new_zeros(*shape, function.n_outputs, dtype=dtype), x.new_ones(shape, dtype=dtype)
@@ -143,15 +149,20 @@ def evaluate(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tenso
     return _grid(outs), _grid(norms)
 
 
-def pull_back(description: str, cotangent: Tensor, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
-    """Cotangents of features and angles from that of the readouts (A, S, k)."""
+def _pulled_chunks(
+    description: str, cotangent: Tensor, x: Tensor, angles: Tensor
+) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
     function = reference(description)
-    sums = _Sums(x, angles)
-    if x.shape[1] == 0:
-        return sums.features(), sums.sets()
     for chunk in _chunks(function, x, angles, 1):
         pull = vjp(_readouts(function), _take(x, chunk), angles[chunk[0]])[1]
-        sums.add(chunk, *pull(_take(cotangent, chunk)))
+        yield chunk, *pull(_take(cotangent, chunk))
+
+
+def pull_back(description: str, cotangent: Tensor, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Cotangents of features and angles from that of the readouts (A, S, k); differentiable."""
+    sums = _Sums(x, angles)
+    for chunk, d_x, d_angles in _pulled_chunks(description, cotangent, x, angles):
+        sums.add(chunk, d_x, d_angles)
     return sums.features(), sums.sets()
 
 
@@ -173,14 +184,15 @@ def second_order(
     """
     function = reference(description)
     sums = _Sums(x, angles)
-    if not len(angles) or x.shape[1] == 0:
+    chunks = _chunks(function, x, angles, 2)
+    if not chunks:
         return torch.zeros_like(cotangent), sums.features(), sums.sets()
 
     def back(cotangent: Tensor, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
         return vjp(_readouts(function), x, angles)[1](cotangent)
 
     products = {}
-    for chunk in _chunks(function, x, angles, 2):
+    for chunk in chunks:
         pull = vjp(back, _take(cotangent, chunk), _take(x, chunk), angles[chunk[0]])[1]
         product, d_x, d_angles = pull((_take(v_x, chunk), v_angles[chunk[0]]))
         products[chunk[0].start, chunk[1].start] = product

@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ketune.circuits._execute import compute_dtype
 from ketune.circuits._operators import apply_circuit
 from ketune.circuits._plan import describe
 from ketune.circuits.circuit import Circuit
@@ -44,8 +45,7 @@ def _(info: object, in_dims: tuple[int | None], x: Tensor) -> tuple[Tensor, int 
 
 def _bits_as_angles(x: Tensor, dtype: torch.dtype) -> Tensor:
     """RY(pi) turns |0> into |1>."""
-    bits = x.detach() if x.is_floating_point() else x.to(dtype)
-    return _check_bits(bits) * math.pi
+    return _check_bits(x.detach().to(dtype)) * math.pi
 
 
 def run(
@@ -144,7 +144,7 @@ def run_measured(
     if angles.device != x.device:
         raise ValueError(f"angles are on {angles.device}, features on {x.device}; move one of them")
     if encoding == "basis":
-        x, encoding = _bits_as_angles(x, angles.dtype), "angle"
+        x, encoding = _bits_as_angles(x, compute_dtype(x, angles)), "angle"
     if not x.is_floating_point() or not angles.is_floating_point():
         raise ValueError(f"features and angles must be floating-point tensors, not {x.dtype} and {angles.dtype}")
     n_outputs = count_readouts(circuit.n_wires, measured, n_readouts)
