@@ -25,6 +25,9 @@ from ketune.circuits._passes import Passes, Turn, kernel_of, sign_table, span
 READOUT_WIDTH = 4
 """Bits of the rows whose squares are summed at a time."""
 
+MOST_WRITTEN_OUT = 16
+"""Words up to which the readout is code of its own, rather than a loop over words."""
+
 
 class _Tables:
     """Records of passes for one type of computation, with everything they point to."""
@@ -136,6 +139,7 @@ class _Tables:
         width = min(READOUT_WIDTH, plan.passes.n_wires)
         bases = list(range(0, plan.dim, 2**width))
         parities = [word.parity for word in plan.passes.words] + [0]  # the last one is the norm
+        patterns = [parity & (2**width - 1) for parity in parities]
         fields = _named(
             {
                 Field.COUNT: len(bases),
@@ -143,11 +147,12 @@ class _Tables:
                 Field.STEPS: self._table([step * self.row for step in range(2**width)]),
                 Field.WORDS: len(parities),
                 Field.SIGNS: self._table(sign_table(parities, bases).to(self.dtype).contiguous()),
-                Field.PATTERNS: self._table([parity & (2**width - 1) for parity in parities]),
+                Field.PATTERNS: self._table(patterns),
             }
         )
         names = ("readout", "seed")
-        first, second = (self._record(name, width, plan.components, **fields) for name in names)
+        written_out = tuple(patterns) if len(patterns) <= MOST_WRITTEN_OUT else ()
+        first, second = (self._record(name, width, plan.components, written_out, **fields) for name in names)
         return first, second
 
 

@@ -373,80 +373,115 @@ def _emit_store(e: Emitter, components: int, squares: bool) -> None:
 
 
 def _walsh(e: Emitter, rows: list[Any]) -> list[Any]:
-    """Sums of the rows under all patterns of signs: entry c holds the sum of (-1)^(c . j) rows[j]."""
+    """Sums of the rows under all patterns of signs: entry c holds the sum of (-1)^(c . j) rows[j]; None is zero."""
     rows, step = list(rows), 1
     while step < len(rows):
         for i in range(len(rows)):
-            if not i & step:
-                rows[i], rows[i | step] = e.b.fadd(rows[i], rows[i | step]), e.b.fsub(rows[i], rows[i | step])
+            x, y = rows[i], rows[i | step]
+            if i & step or y is None:
+                rows[i | step] = rows[i | step] if i & step else x
+            else:
+                rows[i] = y if x is None else e.b.fadd(x, y)
+                rows[i | step] = e.b.fneg(y) if x is None else e.b.fsub(x, y)
         step *= 2
     return rows
 
 
-def _patterns(e: Emitter, width: int) -> tuple[Any, Callable[[Any], Any]]:
-    """Room for one row per pattern of signs, and the address of the pattern of a word."""
-    room = e.b.alloca(e.vector, size=I32(1 << width))
-    room.align = e.lanes * e.size
-    table = e.field(Field.PATTERNS, POINTER)
-    return room, lambda word: e.b.gep(room, [e.integer(table, word)], source_etype=e.vector)
+class _Words:
+    """The words of a readout: each is a pattern of signs in a tile, times the sign of the tile's first row.
+
+    Few words (`patterns` not empty) are written out one after the other and stay in registers; many are a loop.
+    """
+
+    def __init__(self, e: Emitter, width: int, components: int, patterns: tuple[int, ...]) -> None:
+        self.e, self.width, self.components, self.patterns = e, width, components, patterns
+        self.count, self.signs = e.field(Field.WORDS), e.field(Field.SIGNS, POINTER)
+        self.sums = e.at(e.tensor(Io.SUMS), e.b.mul(e.block, e.b.mul(self.count, I64(e.lanes))))
+        self._bases, steps = e.field(Field.BASES, POINTER), e.field(Field.STEPS, POINTER)
+        self._steps = [e.integer(steps, I64(i)) for i in range(1 << width)]
+        self.table = e.field(Field.PATTERNS, POINTER)
+        self.room = None if patterns else e.b.alloca(e.vector, size=I32(1 << width))
+        if self.room is not None:
+            self.room.align = e.lanes * e.size
+
+    def tile(self, number: Any) -> _Tile:
+        """Rows of a tile."""
+        return _Tile(self.e, self.e.integer(self._bases, number), self._steps, self.components)
+
+    def sign(self, tile: Any, word: Any) -> Any:
+        """Sign of a word on the first row of a tile."""
+        e = self.e
+        return e.spread(e.value(self.signs, e.b.add(e.b.mul(tile, self.count), word)))
+
+    def sum(self, word: Any) -> Any:
+        """Address of the row of a word in Io.SUMS."""
+        return self.e.at(self.sums, self.e.b.mul(word, I64(self.e.lanes)))
+
+    def row(self, pattern: Any) -> Any:
+        """Address of the row of a pattern."""
+        return self.e.b.gep(self.room, [pattern], source_etype=self.e.vector)
+
+    def pattern(self, word: Any) -> Any:
+        """Address of the row of a word's pattern."""
+        return self.row(self.e.integer(self.table, word))
 
 
-def _emit_readout(e: Emitter, width: int, components: int) -> None:
+def _emit_readout(e: Emitter, width: int, components: int, patterns: tuple[int, ...]) -> None:
     """Sums of squares under the signs of each word."""
-    words, signs = e.field(Field.WORDS), e.field(Field.SIGNS, POINTER)
-    room, pattern = _patterns(e, width)
-    sums = e.at(e.tensor(Io.SUMS), e.b.mul(e.block, e.b.mul(words, I64(e.lanes))))
-    bases, table = e.field(Field.BASES, POINTER), e.field(Field.STEPS, POINTER)
-    steps = [e.integer(table, I64(i)) for i in range(1 << width)]
+    words = _Words(e, width, components, patterns)
+    totals = [e.variable() for _ in patterns]
+    if not patterns:
+        e.loop(words.count, lambda word: e.write(e.zeros(), words.sum(word)))
 
-    def place(word: Any) -> Any:
-        return e.at(sums, e.b.mul(word, I64(e.lanes)))
-
-    e.loop(words, lambda word: e.write(e.zeros(), place(word)))
-
-    def body(tile: Any) -> None:
-        rows = _Tile(e, e.integer(bases, tile), steps, components)
-        squares = [e.b.fmul(x, x) for x in (e.read(p) for p in rows.parts(e.workspace, 0))]
+    def body(number: Any) -> None:
+        tile = words.tile(number)
+        squares = [e.b.fmul(x, x) for x in (e.read(p) for p in tile.parts(e.workspace, 0))]
         if components == 2:
-            imaginary = [e.read(p) for p in rows.parts(e.workspace, 1)]
+            imaginary = [e.read(p) for p in tile.parts(e.workspace, 1)]
             squares = [e.fma(x, x, square) for x, square in zip(imaginary, squares)]
-        for i, row in enumerate(_walsh(e, squares)):
-            e.write(row, e.b.gep(room, [I64(i)], source_etype=e.vector))
-        first = e.b.mul(tile, words)
+        rows = _walsh(e, squares)
+        for i, (total, pattern) in enumerate(zip(totals, patterns)):
+            e.b.store(e.fma(words.sign(number, I64(i)), rows[pattern], e.b.load(total, typ=e.vector)), total)
+        if patterns:
+            return
+        for i, row in enumerate(rows):
+            e.write(row, words.row(I64(i)))
 
         def add(word: Any) -> None:
-            sign = e.spread(e.value(signs, e.b.add(first, word)))
-            e.write(e.fma(sign, e.read(pattern(word)), e.read(place(word))), place(word))
+            place = words.sum(word)
+            e.write(e.fma(words.sign(number, word), e.read(words.pattern(word)), e.read(place)), place)
 
-        e.loop(words, add)
+        e.loop(words.count, add)
 
     e.loop(e.field(Field.COUNT), body)
+    for i, total in enumerate(totals):
+        e.write(e.b.load(total, typ=e.vector), words.sum(I64(i)))
 
 
-def _emit_seed(e: Emitter, width: int, components: int) -> None:
+def _emit_seed(e: Emitter, width: int, components: int, patterns: tuple[int, ...]) -> None:
     """The cotangent of the state: each row times the signed sum of the words' weights."""
-    words, signs = e.field(Field.WORDS), e.field(Field.SIGNS, POINTER)
-    room, pattern = _patterns(e, width)
-    weights = e.at(e.tensor(Io.SUMS), e.b.mul(e.block, e.b.mul(words, I64(e.lanes))))
+    words = _Words(e, width, components, patterns)
     cotangent = e.at(e.workspace, e.field(Field.COTANGENT))
-    bases, table = e.field(Field.BASES, POINTER), e.field(Field.STEPS, POINTER)
-    steps = [e.integer(table, I64(i)) for i in range(1 << width)]
 
-    def body(tile: Any) -> None:
-        rows = _Tile(e, e.integer(bases, tile), steps, components)
-        for i in range(1 << width):
-            e.write(e.zeros(), e.b.gep(room, [I64(i)], source_etype=e.vector))
-        first = e.b.mul(tile, words)
+    def body(number: Any) -> None:
+        tile = words.tile(number)
+        rows: list[Any] = [None] * (1 << width)
+        for i, pattern in enumerate(patterns):
+            weight = (words.sign(number, I64(i)), e.read(words.sum(I64(i))))
+            rows[pattern] = e.b.fmul(*weight) if rows[pattern] is None else e.fma(*weight, rows[pattern])
+        if not patterns:
+            for i in range(1 << width):
+                e.write(e.zeros(), words.row(I64(i)))
 
-        def add(word: Any) -> None:
-            sign = e.spread(e.value(signs, e.b.add(first, word)))
-            weight = e.read(e.at(weights, e.b.mul(word, I64(e.lanes))))
-            e.write(e.fma(sign, weight, e.read(pattern(word))), pattern(word))
+            def add(word: Any) -> None:
+                place = words.pattern(word)
+                e.write(e.fma(words.sign(number, word), e.read(words.sum(word)), e.read(place)), place)
 
-        e.loop(words, add)
-        factors = _walsh(e, [e.read(e.b.gep(room, [I64(i)], source_etype=e.vector)) for i in range(1 << width)])
+            e.loop(words.count, add)
+            rows = [e.read(words.row(I64(i))) for i in range(1 << width)]
+        factors = _walsh(e, rows)
         for part in range(components):
-            for factor, source, target in zip(factors, rows.parts(e.workspace, part), rows.parts(cotangent, part)):
+            for factor, source, target in zip(factors, tile.parts(e.workspace, part), tile.parts(cotangent, part)):
                 e.write(e.b.fmul(factor, e.read(source)), target)
 
     e.loop(e.field(Field.COUNT), body)
