@@ -46,6 +46,23 @@ def test_random_states_have_the_mean_entanglement_of_haar_states():
     assert entangling_capability(rxryrz_ring(4, 8), 1000) == pytest.approx(14 / 17, abs=0.02)
 
 
+def test_wide_circuits_have_the_closed_forms_of_narrow_ones():
+    # From 10 wires on states are simulated in blocks of gates.
+    assert entangling_capability(rxryrz_ring(10, 6), 100) == pytest.approx(1022 / 1025, abs=0.01)
+    ghz = Circuit(11, (H, *(Gate("CNOT", (wire, wire + 1)) for wire in range(10))))
+    assert entangling_capability(ghz, 3) == pytest.approx(1)
+
+
+def test_one_turning_wire_of_ten_has_the_expressibility_of_its_arcsine_law():
+    # Fidelities cos(d / 2)^2 of a uniform d are below f with the chance 2 / pi arcsin(sqrt(f)).
+    edges = torch.linspace(0, 1, 76, dtype=torch.float64)
+    seen = (2 / math.pi * edges.sqrt().arcsin()).diff()
+    log_above = 1023 * torch.log1p(-edges)
+    log_haar = log_above[:-1] + torch.log(-torch.expm1(log_above[1:] - log_above[:-1]))
+    expected = float((seen * (seen.log() - log_haar)).sum())
+    assert expressibility(Circuit(10, (Gate("RY", (0,), 0),)), 4000) == pytest.approx(expected, rel=0.05)
+
+
 def test_a_seed_decides_the_result_and_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     circuit = rxryrz_ring(3)

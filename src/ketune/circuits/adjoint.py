@@ -19,6 +19,7 @@ from ketune.circuits.hamiltonian import Hamiltonian
 from ketune.circuits.simulate import simulate
 
 _BLOCK_WIRES = 5  # the product with a 32 x 32 matrix reaches the processor's rate and reads each state once
+_OWN_BLOCK_WIRES = 3  # where each state has its own angles: making the matrices costs as much as the products
 _FEW_PRODUCTS = 64  # more slices than these are copied together before the product that gives a block's gradient
 
 
@@ -61,7 +62,7 @@ def evolve(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
         state[0] = 1
     batch = torch.broadcast_shapes(angles.shape[:-1], state.shape[:-1])
     n_states = math.prod(batch)
-    plan = fuse(circuit, _BLOCK_WIRES)
+    plan = fuse(circuit, _BLOCK_WIRES if angles.ndim == 1 else _OWN_BLOCK_WIRES)
     matrices = []
     for block in plan.blocks:
         eye = torch.eye(2**block.circuit.n_wires, dtype=angles.dtype, device=angles.device)
