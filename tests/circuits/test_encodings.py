@@ -84,7 +84,7 @@ def test_basis_encoding_refuses_other_values_in_every_mode():
     good, bad = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.5]])
     for call in (encode, vmap(encode), compiled):
         torch.testing.assert_close(call(good), torch.tensor([[1.0, -1.0]]))
-        with pytest.raises(ValueError, match="0 or 1, not 0.5"):
+        with pytest.raises(ValueError, match=r"0 or 1, not 0\.5"):
             call(bad)
 
 
@@ -101,7 +101,7 @@ def test_encodings_refuse_more_features_than_wires_and_repeats_that_they_do_not_
     for encoding in ("angle", "basis", "iqp"):
         with pytest.raises(ValueError, match=f"3 features: {encoding} encoding on 2 wires takes 1 to 2"):
             run(circuit, torch.zeros(3), angles, encoding=encoding)
-    with pytest.raises(ValueError, match="n_repeats=2.*only for encoding='iqp'"):
+    with pytest.raises(ValueError, match=r"n_repeats=2.*only for encoding='iqp'"):
         run(circuit, torch.zeros(2), angles, encoding="angle", n_repeats=2)
     with pytest.raises(ValueError, match="n_repeats=0"):
         run(circuit, torch.zeros(2), angles, encoding="iqp", n_repeats=0)
