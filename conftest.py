@@ -21,7 +21,7 @@ _pages = Sybil(
         markdown.SkipParser(),
         markdown.PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE),
     ],
-    patterns=["README.md", "docs/**/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     fixtures=["_in_scratch_folder"],
 )
 _docstrings = Sybil(

@@ -1,5 +1,6 @@
 """Quantum circuits: descriptions, ansätze, a batched differentiable simulator, measures of expressiveness, exports."""
 
+from ketune.circuits._costs import calibrate
 from ketune.circuits._imported import Imported, ImportingError
 from ketune.circuits.adjoint import evolve, expectation
 from ketune.circuits.analysis import entangling_capability, expressibility
@@ -21,6 +22,7 @@ from ketune.circuits.importing import from_openqasm3, from_pennylane, from_qiski
 from ketune.circuits.layer import QuantumLayer
 from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, noisy_expectation, simulate_noisy
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
+from ketune.circuits.qnode_layer import layer_from_qnode
 from ketune.circuits.sampling import Estimate, counts, estimate, misread, sample, to_bits
 from ketune.circuits.simulate import simulate
 from ketune.circuits.states import entropy, fidelity, meyer_wallach, mutual_information, purity, reduced_state
@@ -42,6 +44,7 @@ __all__ = [
     "ImportingError",
     "NoiseModel",
     "QuantumLayer",
+    "calibrate",
     "check_readout",
     "count_readouts",
     "counts",
@@ -58,6 +61,7 @@ __all__ = [
     "from_pennylane",
     "from_qiskit",
     "heisenberg",
+    "layer_from_qnode",
     "max_cut",
     "meyer_wallach",
     "misread",

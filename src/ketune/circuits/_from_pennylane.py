@@ -183,7 +183,8 @@ def convert(source: Source, names: Sequence[str], values: Tensor, order: Sequenc
         tapes.append(source(theta))
         return Tracer(wire_places(tapes[-1], order), theta).read(tapes[-1].operations)
 
-    records = trace(read, values, names)
+    elsewhere = values + torch.rand(values.shape, generator=torch.Generator().manual_seed(1), dtype=values.dtype)
+    records = trace(read, (values, elsewhere), names)
     places = wire_places(tapes[0], order)
     return build(records, names, values, max(places.values(), default=0) + 1)
 
@@ -195,11 +196,9 @@ def build(records: Sequence[Record], names: Sequence[str], values: Tensor | None
     return builder.finish(n_wires, values)
 
 
-def trace(read: Callable[[Tensor], list[Record]], values: Tensor, names: Sequence[str]) -> list[Record]:
-    """The gates of a source, after a check at a second point that its angles are linear and nothing else changes."""
-    records = read(values.clone().requires_grad_())
-    generator = torch.Generator().manual_seed(1)
-    other = read((values + torch.rand(values.shape, generator=generator).double()).requires_grad_())
+def trace(read: Callable[[Tensor], list[Record]], points: Sequence[Tensor], names: Sequence[str]) -> list[Record]:
+    """The gates of a source, after a check at two points that its angles are linear and nothing else changes."""
+    records, other = (read(point.clone().requires_grad_()) for point in points)
     if [r[:2] for r in records] != [r[:2] for r in other]:
         raise ImportingError(
             "the gates of the circuit depend on the values of its parameters; import it for fixed values"
@@ -236,7 +235,7 @@ class Tracer:
     def linear(self, value: Any) -> Linear:
         """A parameter of an operation as a linear expression in `theta`."""
         if not isinstance(value, Tensor) or not value.requires_grad:
-            return Linear(offset=float(np.real(_detached(value))))
+            return Linear(offset=float(np.real(_detached(value)).reshape(())))
         value = value.real.reshape(())
         (slope,) = torch.autograd.grad(value, self.theta, retain_graph=True, allow_unused=True)
         if slope is None:
@@ -262,7 +261,7 @@ class Tracer:
             )
         if isinstance(operation, qml.operation.Channel):
             raise ImportingError(f"{name} is a noise channel; a circuit here is unitary")
-        if operation.batch_size is not None:
+        if operation.batch_size not in (None, 1):
             raise ImportingError(
                 f"{name} has a batch of parameters; import one circuit and pass a batch of angles to `run`"
             )
