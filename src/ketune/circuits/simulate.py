@@ -11,7 +11,8 @@ def simulate(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> T
     """Final states of a circuit, applied gate after gate.
 
     The plain counterpart of `run`: batches of angles as well as of states, the whole complex state as the result, and
-    every derivative that torch offers. It keeps a copy of the state per gate for the backward pass.
+    every derivative that torch offers. It keeps a copy of the state per gate for the backward pass. From about 14
+    wires on `evolve` is faster and keeps the last state only.
 
     Args:
         circuit: the circuit.
