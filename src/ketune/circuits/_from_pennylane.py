@@ -183,7 +183,7 @@ def convert(source: Source, names: Sequence[str], values: Tensor, order: Sequenc
         tapes.append(source(theta))
         return Tracer(wire_places(tapes[-1], order), theta).read(tapes[-1].operations)
 
-    elsewhere = values + torch.rand(values.shape, generator=torch.Generator().manual_seed(1), dtype=values.dtype)
+    elsewhere = values + 0.5 + torch.rand(values.shape, generator=torch.Generator().manual_seed(1), dtype=values.dtype)
     records = trace(read, (values, elsewhere), names)
     places = wire_places(tapes[0], order)
     return build(records, names, values, max(places.values(), default=0) + 1)
@@ -235,7 +235,7 @@ class Tracer:
     def linear(self, value: Any) -> Linear:
         """A parameter of an operation as a linear expression in `theta`."""
         if not isinstance(value, Tensor) or not value.requires_grad:
-            return Linear(offset=float(np.real(_detached(value)).reshape(())))
+            return Linear(offset=float(np.real(np.asarray(_detached(value))).reshape(())))
         value = value.real.reshape(())
         (slope,) = torch.autograd.grad(value, self.theta, retain_graph=True, allow_unused=True)
         if slope is None:
