@@ -4,34 +4,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.circuits.random_circuits import circuits
 
 from ketune.circuits import Circuit, Gate, run, rxryrz_ring, ry_ring, ryrz_ring_ry, simulate
-from ketune.circuits._gates import GATES
 from ketune.circuits._plan import Plan, describe, program
 
 
-@st.composite
-def circuits(draw, max_wires=5, max_gates=25):
-    n_wires = draw(st.integers(1, max_wires))
-    names = sorted(name for name, spec in GATES.items() if spec.n_wires <= n_wires)
-    gates, n_angles = [], 0
-    for name in draw(st.lists(st.sampled_from(names), max_size=max_gates)):
-        wires = draw(st.permutations(range(n_wires)))[: GATES[name].n_wires]
-        angle = None
-        if GATES[name].has_angle:
-            # Now and then an angle that an earlier gate uses too.
-            angle = draw(st.integers(max(0, n_angles - 2), n_angles))
-            n_angles = max(n_angles, angle + 1)
-        gates.append(Gate(name, tuple(wires), angle))
-    return Circuit(n_wires, tuple(gates))
-
-
-@pytest.fixture(params=["matrix", "layers"])
+@pytest.fixture(params=["native", "matrix", "layers"])
 def form(request, monkeypatch):
-    """Forces one of the two ways to run a plan."""
-    linear = Plan.builds_matrix
-    by_matrix = request.param == "matrix"
-    monkeypatch.setattr(Plan, "builds_matrix", lambda p, n: linear(p, n) if p.readout == "amplitudes" else by_matrix)
+    """Forces one of the ways to run a plan."""
+
+    def forced(plan, n_samples, device_type):
+        return "matrix" if plan.readout == "amplitudes" else request.param
+
+    monkeypatch.setattr(Plan, "form", forced)
     return request.param
 
 
@@ -104,6 +90,21 @@ def test_more_rotations_on_a_wire_than_a_table_holds_open_another_layer():
     torch.testing.assert_close(run(circuit, x, angles, readout="probabilities"), states.abs().square())
 
 
+def test_the_cost_model_runs_compiled_code_unless_the_circuit_is_deep_and_the_wires_few():
+    assert plan_of(rxryrz_ring(10, 2)).form(512, "cpu") == "native"
+    assert plan_of(rxryrz_ring(6, 2)).form(64, "cpu") == "native"
+    assert plan_of(rxryrz_ring(4, 24)).form(8192, "cpu") == "matrix"
+    assert plan_of(rxryrz_ring(10, 2)).form(512, "cuda") == "layers"
+
+
+def test_without_compiled_code_the_products_run(monkeypatch):
+    from ketune.circuits import _plan
+
+    monkeypatch.setattr(_plan, "native_is_available", lambda: False)
+    assert plan_of(rxryrz_ring(10, 3)).form(64, "cpu") == "layers"
+    assert plan_of(rxryrz_ring(6, 4)).form(2048, "cpu") == "matrix"
+
+
 def test_the_cost_model_builds_a_matrix_for_many_samples_and_few_wires():
     assert plan_of(rxryrz_ring(6, 4)).builds_matrix(2048)
     assert not plan_of(rxryrz_ring(6, 4)).builds_matrix(8)
@@ -111,15 +112,16 @@ def test_the_cost_model_builds_a_matrix_for_many_samples_and_few_wires():
 
 
 @pytest.mark.parametrize("n_wires", [7, 8, 10])
-def test_both_forms_agree_on_batches_of_several_chunks(n_wires, monkeypatch):
+def test_all_forms_agree_on_batches_of_several_chunks(n_wires, monkeypatch):
     circuit = ryrz_ring_ry(n_wires, 2)
     generator = torch.Generator().manual_seed(n_wires)
     x = torch.randn(300, 2**n_wires - 3, dtype=torch.float64, generator=generator).requires_grad_()
     angles = torch.randn(circuit.n_angles, dtype=torch.float64, generator=generator).requires_grad_()
     results = []
-    for by_matrix in (True, False):
-        monkeypatch.setattr(Plan, "builds_matrix", lambda plan, n, value=by_matrix: value)
+    for form in ("native", "matrix", "layers"):
+        monkeypatch.setattr(Plan, "form", lambda plan, n, device, value=form: value)
         out = run(circuit, x, angles)
         results.append((out, *torch.autograd.grad(out.sin().sum(), (x, angles))))
-    for by_matrix, by_layers in zip(*results):
+    for native, by_matrix, by_layers in zip(*results):
         torch.testing.assert_close(by_matrix, by_layers, atol=1e-12, rtol=1e-10)
+        torch.testing.assert_close(native, by_layers, atol=1e-12, rtol=1e-10)

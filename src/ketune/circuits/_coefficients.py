@@ -46,7 +46,7 @@ class AngleMap:
         self._is_real = kinds == REAL
         idle = self.matrices.forward(np.zeros(n_angles))[0]
         determinants = idle[:, 0, 0] * idle[:, 1, 1] - idle[:, 0, 1] * idle[:, 1, 0]
-        self._reflected = np.pi * (self._is_real & (determinants.real < 0))
+        self._reflected = np.pi * (self._is_real & (np.real(determinants) < 0))
         # The lead phase of a slot: half the sum of the phases around its turn, minus half their difference.
         self._of_sum = 2.0 * (kinds == DIAGONAL) + (kinds == GENERAL)
         self._of_difference = 1.0 * (kinds == GENERAL)
@@ -62,7 +62,7 @@ class AngleMap:
         self._no_flips = np.ones(len(masks))
 
     def _make_phase_tables(self) -> None:
-        """Phases of a stage are sums over parities; each is a product of a parity of the high and one of the low bits."""
+        """Phases of a stage are sums over parities, each a product of a parity of the high and one of the low bits."""
         passes = self.passes
         self._n_high = (passes.n_wires + 1) // 2
         n_low = passes.n_wires - self._n_high
@@ -94,12 +94,12 @@ class AngleMap:
         first, second = matrices[:, 0, 0], matrices[:, 1, 0]
         lead, trail = self._reflected, self._reflected
         if self.passes.is_real:
-            cosine, sine = first.real, second.real
+            cosine, sine = np.real(first), np.real(second)
         else:
             root = np.sqrt(first * matrices[:, 1, 1] - matrices[:, 0, 1] * second)
             half_sum, half_difference = -np.angle(first / root), np.angle(second / root)
-            cosine = np.where(self._is_real, first.real, np.abs(first))
-            sine = np.where(self._is_real, second.real, np.abs(second))
+            cosine = np.where(self._is_real, np.real(first), np.abs(first))
+            sine = np.where(self._is_real, np.real(second), np.abs(second))
             lead = lead + self._of_sum * half_sum - self._of_difference * half_difference
             trail = self._of_difference * (half_sum + half_difference)
         flipped = np.abs(sine) > np.abs(cosine)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ketune.circuits._layers import Slot, slot_terms
 
-Array = np.ndarray
+Array = NDArray[Any]
 
 
 def angle_tables(slots: Sequence[Slot], n_rotations: int) -> tuple[Tensor, Tensor]:

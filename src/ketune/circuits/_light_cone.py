@@ -28,6 +28,8 @@ def reaching_steps(circuit: Circuit, readout: str | tuple[str, ...]) -> list[Ste
         wires = step.wires
         if not any(inside[wire] for wire in wires):
             continue
+        if step.name == "GPHASE":  # multiplies the whole state
+            continue
         if len(wires) == 1:
             if step.is_diagonal and classical[wires[0]]:
                 continue

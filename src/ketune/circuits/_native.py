@@ -220,7 +220,7 @@ class NativePlan:
 
     def coefficients(self, angles: Tensor, dtype: torch.dtype) -> Coefficients:
         """What the angles make of the stages."""
-        values = angles.detach().numpy()
+        values = angles.detach().to(torch.promote_types(angles.dtype, torch.float32)).numpy()  # NumPy has no bfloat16
         if self._last is not None and self._last[1] == dtype and np.array_equal(self._last[0], values):
             return self._last[2]
         c = self._angles.forward(values.astype(np.float64), np.float32 if dtype == torch.float32 else np.float64)

@@ -1,8 +1,8 @@
 """Machine code for the native simulator: loops over rows of samples, written as LLVM IR and compiled in the process.
 
 Every kernel has the signature `void kernel(T* workspace, i64 block, i64* fields, void** io)`. The workspace holds the
-states of one block of `lanes` samples: row k is basis state k, with the samples side by side (real parts, then imaginary
-parts of a complex state). `fields` are the constants of one pass (`Field`), `io` the tensors of one call (`Io`).
+states of one block of `lanes` samples: row k is basis state k, with the samples side by side (real parts, then
+imaginary parts of a complex state). `fields` are the constants of one pass (`Field`), `io` the tensors of one call.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from enum import IntEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -316,8 +316,11 @@ def _emit_backward(e: Emitter, width: int, components: int, measures: str, phase
 
 
 def _emit_load(e: Emitter, components: int, to_cotangent: bool) -> None:
-    """Columns of IN to rows of the state, or of WEIGHTS to rows of the cotangent: `lanes` columns of `lanes` samples at a
-    time, transposed. The last sample of IN stands in for samples beyond it."""
+    """Columns of IN to rows of the state, or of WEIGHTS to rows of the cotangent.
+
+    They are transposed, `lanes` columns of `lanes` samples at a time. The last sample of IN stands in for samples
+    beyond it.
+    """
     b, lanes = e.b, e.lanes
     last, which = e.shape(0), (Io.WEIGHTS, 3) if to_cotangent else (Io.IN, 1)
     source, columns = e.tensor(which[0]), e.shape(which[1])
@@ -402,7 +405,7 @@ class _Words:
         self.table = e.field(Field.PATTERNS, POINTER)
         self.room = None if patterns else e.b.alloca(e.vector, size=I32(1 << width))
         if self.room is not None:
-            self.room.align = e.lanes * e.size
+            self.room.align = e.lanes * e.size  # type: ignore[assignment]
 
     def tile(self, number: Any) -> _Tile:
         """Rows of a tile."""
@@ -576,7 +579,7 @@ def _builder(tuning: Any) -> Any:
     return llvm.create_pass_builder(_machine(), tuning)
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel(bits: int, lanes: int, name: str, *options: Any) -> int:
     """Address of a kernel, compiled on first use.
 

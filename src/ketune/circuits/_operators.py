@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch import eager_transforms
+from torch.autograd import forward_ad
 
 from ketune.circuits._batched_angles import (
     evaluate,
@@ -40,6 +41,11 @@ def _backward(
     need_x: bool,
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
+    if torch._C._functorch.is_legacy_batchedtensor(cotangent):
+        raise NotImplementedError(
+            "ketune.circuits.run does not take is_grads_batched=True (or vectorize=True of torch.autograd.functional); "
+            "torch.func.jacrev, torch.func.hessian and torch.func.vmap do the same"
+        )
     if angles.ndim == 1:
         return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
     return run_batched_angles_back(description, cotangent, x, angles, out, norms, need_x, need_angles)
@@ -246,6 +252,25 @@ class _BackwardFunction(torch.autograd.Function):
         return _map_backward(_BackwardFunction.apply, info, in_dims, args)
 
 
+class _EagerFunction(torch.autograd.Function):
+    """The same for plain eager mode, where torch has half the work to do for a call."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angles: Tensor, description: str) -> Tensor:
+        out, norms = _forward(x, angles, description)
+        ctx.description = description
+        ctx.save_for_backward(x, angles, out, norms)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        need_x, need_angles, _ = ctx.needs_input_grad
+        differentiable = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        pull: Callable[..., Any] = _BackwardFunction.apply if differentiable else _backward
+        d_x, d_angles = pull(cotangent, *ctx.saved_tensors, ctx.description, need_x, need_angles)
+        return d_x if need_x else None, d_angles if need_angles else None, None
+
+
 @_circuit.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     return _map_forward(_circuit, info, in_dims, args)
@@ -275,4 +300,6 @@ def apply_circuit(x: Tensor, angles: Tensor, description: str, n_outputs: int) -
         sets = (x, angles) if angles.ndim == 2 else (x[None], angles[None])
         out, _ = evaluate(description, *sets)
         return out if angles.ndim == 2 else out[0]
-    return CircuitFunction.apply(x, angles, description, n_outputs)[0]
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return CircuitFunction.apply(x, angles, description, n_outputs)[0]
+    return _EagerFunction.apply(x, angles, description)

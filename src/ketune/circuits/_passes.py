@@ -2,9 +2,10 @@
 
 Three facts make every circuit of the gate table a list of such stages.
 
-- A CNOT or SWAP maps basis states linearly over GF(2). It costs nothing here: we only note, for each wire, which bits of
-  a row's address flip with it (its mask) and which bits' parity is its value (its parity mask).
-- A one-wire matrix is RZ RY RZ up to a global phase, and all that is diagonal between two turns is one vector of phases.
+- A CNOT or SWAP maps basis states linearly over GF(2). It costs nothing here: we only note, for each wire, which bits
+  of a row's address flip with it (its mask) and which bits' parity is its value (its parity mask).
+- A one-wire matrix is RZ RY RZ up to a global phase, and all that is diagonal between two turns is one vector of
+  phases.
 - A turn with |tan| above 1 is a bit flip and a turn with |tan| below 1. So a turn is two multiply-adds for two numbers,
   `(a - t b, b + t a)`, and its cosine goes into the phases before it. Which wires are flipped depends on the angles; it
   changes signs only (`flips`: the slots whose flip changes the sign, as bits of an integer).

@@ -83,6 +83,7 @@ class Plan:
 
         whole = draft_layers(n_wires, reaching_steps(circuit, readout))
         self._whole, self._native = whole, None
+        self._forms: dict[tuple[int, str], str] = {}
         drafts = [part for i, draft in enumerate(whole) for part in split_phases(draft, i == 0)]
         self.n_rotations = most_rotations([slot for d in drafts for slot in d.slots])
         terms = [torch.stack([slot_terms(slot, self.n_rotations) for slot in d.slots]) for d in drafts]
@@ -124,6 +125,14 @@ class Plan:
             "native" for compiled code on blocks of samples, "matrix" to build the circuit's matrix once and multiply by
             it, "layers" for one product per layer and half of the wires.
         """
+        key = (n_samples, device_type)
+        if key not in self._forms:
+            if len(self._forms) > 64:
+                self._forms.clear()
+            self._forms[key] = self._cheapest_form(n_samples, device_type)
+        return self._forms[key]
+
+    def _cheapest_form(self, n_samples: int, device_type: str) -> str:
         native = self.native() if device_type == "cpu" else None
         if native is None:
             return "matrix" if self.builds_matrix(n_samples) else "layers"

@@ -111,10 +111,11 @@ class Reference:
             trig = (trig[..., None] * each[..., None, :]).flatten(2)
         trig = trig.expand(-1, len(constants.terms), -1).to(constants.terms.dtype)
         gates = torch.matmul(trig.transpose(0, 1), constants.terms).unflatten(-1, (2, 2))  # (slots, A, 2, 2)
-        gates = gates.unflatten(0, (self.n_layers, self.n_wires))
-        for layer, used, move in zip(gates, self._used, constants.moves):
+        slots = gates.unbind()  # not one by one: the derivative of an indexing is a tensor as large as all
+        for layer, (used, move) in enumerate(zip(self._used, constants.moves)):
+            first = layer * self.n_wires
             matrices = [
-                _kron([layer[wire] for wire in group]) if any(used[wire] for wire in group) else None
+                _kron([slots[first + wire] for wire in group]) if any(used[wire] for wire in group) else None
                 for group in wire_groups(self.n_wires)
             ]
             states = _apply_groups(states, matrices)
@@ -236,8 +237,9 @@ def _kron(matrices: list[Tensor]) -> Tensor:
     """Kronecker product of (A, 2, 2) matrices."""
     product = matrices[0]
     for matrix in matrices[1:]:
-        split = product[:, :, None, :, None] * matrix[:, None, :, None, :]
-        product = split.flatten(3, 4).flatten(1, 2)
+        size = product.shape[-1]
+        outer = product.flatten(1)[:, :, None] @ matrix.flatten(1)[:, None]  # a product, whose derivatives are products
+        product = outer.unflatten(2, (2, 2)).unflatten(1, (size, size)).transpose(2, 3).reshape(-1, 2 * size, 2 * size)
     return product
 
 

@@ -1,0 +1,162 @@
+"""The compiled simulator: what the forms of `test_plan` do not reach."""
+
+import math
+
+import pytest
+import torch
+
+from ketune.circuits import Circuit, Gate, run, rxryrz_ring, ry_ring, ryrz_ring_ry, simulate
+from ketune.circuits._gates import elementary_steps
+from ketune.circuits._layers import draft_layers
+from ketune.circuits.observables import pauli_z_words, word_signs
+
+native = pytest.importorskip("ketune.circuits._native")
+
+
+def plan_of(circuit, readout="pauli_z", n_features=None):
+    steps = [step for gate in circuit.gates for step in elementary_steps(gate)]
+    drafts = draft_layers(circuit.n_wires, steps)
+    return native.NativePlan(drafts, circuit.n_wires, circuit.n_angles, readout, n_features or 2**circuit.n_wires)
+
+
+def readouts(circuit, x, angles, words):
+    """Expectations from the plain simulation."""
+    padded = torch.nn.functional.pad(x, (0, 2**circuit.n_wires - x.shape[-1]))
+    squares = simulate(circuit, angles, padded).abs().square()
+    return squares @ word_signs(words, torch.arange(2**circuit.n_wires)).to(squares) / squares.sum(1, keepdim=True)
+
+
+def draw(circuit, n_samples, n_features=None, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n_samples, n_features or 2**circuit.n_wires, generator=generator, dtype=torch.float64)
+    angles = (2 * torch.rand(circuit.n_angles, generator=generator, dtype=torch.float64) - 1) * math.pi
+    return x.to(dtype).requires_grad_(), angles.to(dtype).requires_grad_()
+
+
+def check(circuit, x, angles, words, tolerance=1e-12, **arguments):
+    expected = readouts(circuit, x.double(), angles.double(), words)
+    out = run(circuit, x, angles, **arguments)
+    weights = torch.linspace(-1, 1, out.numel()).to(out).view(out.shape)
+    wanted = torch.autograd.grad(expected, (x, angles), weights.double())
+    got = torch.autograd.grad(out, (x, angles), weights)
+    for ours, theirs in zip((out, *got), (expected, *wanted)):
+        scale = max(1.0, float(theirs.detach().abs().max()))
+        torch.testing.assert_close(ours.double(), theirs.double(), atol=tolerance * scale, rtol=0)
+
+
+@pytest.mark.parametrize("ansatz", [ry_ring, ryrz_ring_ry, rxryrz_ring])
+@pytest.mark.parametrize("angle", [0.0, math.pi / 2, -math.pi / 2, math.pi, 2 * math.pi])
+def test_angles_where_turns_are_flips_or_nothing_have_exact_gradients(ansatz, angle):
+    circuit = ansatz(4, 2)
+    x, angles = draw(circuit, 5)
+    with torch.no_grad():
+        angles.fill_(angle)
+    check(circuit, x, angles, pauli_z_words(4))
+
+
+@pytest.mark.parametrize("n_samples", [1, 7, 8, 9, 16, 17, 33])
+@pytest.mark.parametrize("n_features", [1, 5, 31, 32])
+def test_any_number_of_samples_and_features(n_samples, n_features):
+    circuit = rxryrz_ring(5, 1)
+    check(circuit, *draw(circuit, n_samples, n_features), pauli_z_words(5))
+    if n_features > 1:  # with one, the gradient of the normalised feature is zero, up to rounding over a small number
+        check(circuit, *draw(circuit, n_samples, n_features, torch.float32), pauli_z_words(5), tolerance=3e-6)
+
+
+def test_more_words_than_are_written_out():
+    circuit = rxryrz_ring(6, 2)
+    words = [format(k, "06b").replace("0", "I").replace("1", "Z") for k in range(1, 2 * native.MOST_WRITTEN_OUT)]
+    check(circuit, *draw(circuit, 11), words, readout=words)
+
+
+def test_two_threads_give_what_one_gives():
+    circuit = ryrz_ring_ry(7, 2)
+    x, angles = draw(circuit, 300)
+    results, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            out = run(circuit, x, angles)
+            results.append((out, *torch.autograd.grad(out.sin().sum(), (x, angles))))
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*results):
+        torch.testing.assert_close(one, two, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_features_of_half_precision_are_lifted_in_pieces(dtype):
+    circuit = ry_ring(5, 2)
+    x, angles = draw(circuit, 700, dtype=torch.float32)
+    x = x.detach().to(dtype).requires_grad_()
+    out = run(circuit, x, angles)
+    assert out.dtype == torch.float32
+    expected = run(circuit, x.detach().float().requires_grad_(), angles)
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=0)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    assert gradient.dtype == dtype
+    assert gradient.shape == x.shape
+
+
+def test_angle_encoding_in_several_pieces():
+    circuit = rxryrz_ring(4, 1)
+    x, angles = draw(circuit, 600, 4)
+    encoding = Circuit(4, tuple(Gate("RY", (w,), w) for w in range(4)))
+    start = simulate(encoding, x)
+    expected = simulate(circuit, angles, start).abs().square() @ word_signs(pauli_z_words(4), torch.arange(16))
+    out = run(circuit, x, angles, encoding="angle")
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
+    for ours, theirs in zip(
+        torch.autograd.grad(out.sin().sum(), (x, angles)), torch.autograd.grad(expected.sin().sum(), (x, angles))
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("ansatz", [ry_ring, ryrz_ring_ry, rxryrz_ring])
+def test_cotangents_that_nobody_wants_do_not_change_the_others(ansatz):
+    circuit = ansatz(5, 2)
+    x, angles = draw(circuit, 20)
+    both = torch.autograd.grad(run(circuit, x, angles).sin().sum(), (x, angles))
+    (only_x,) = torch.autograd.grad(run(circuit, x, angles.detach()).sin().sum(), x)
+    (only_angles,) = torch.autograd.grad(run(circuit, x.detach(), angles).sin().sum(), angles)
+    torch.testing.assert_close(only_x, both[0], atol=1e-13, rtol=0)
+    torch.testing.assert_close(only_angles, both[1], atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("ansatz", [ry_ring, rxryrz_ring])
+def test_deep_circuits_neither_overflow_nor_vanish(ansatz):
+    circuit = ansatz(6, 120)
+    x, angles = draw(circuit, 3, dtype=torch.float32)
+    check(circuit, x, angles, pauli_z_words(6), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("n_wires", [10, 12, 14])
+def test_float32_errors_stay_small_on_many_wires(n_wires):
+    circuit = rxryrz_ring(n_wires, 2)
+    check(circuit, *draw(circuit, 2, dtype=torch.float32), pauli_z_words(n_wires), tolerance=5e-6)
+
+
+def test_angles_that_changed_in_place_are_seen():
+    circuit = ry_ring(3, 1)
+    x, angles = draw(circuit, 2)
+    before = run(circuit, x, angles).detach()
+    with torch.no_grad():
+        angles.add_(1.0)
+    torch.testing.assert_close(run(circuit, x, angles), readouts(circuit, x, angles, pauli_z_words(3)))
+    assert not torch.allclose(before, run(circuit, x, angles))
+
+
+def test_a_layer_of_rotations_and_a_ring_is_one_stage():
+    plan = plan_of(rxryrz_ring(6, 3))
+    assert [len(stage.turns) for stage in plan.passes.stages] == [6, 6, 6]
+    assert plan.components == 2
+    assert plan_of(ry_ring(6, 3)).components == 1
+
+
+def test_phases_alone_need_no_stage():
+    circuit = Circuit(3, (Gate("RZ", (0,), 0), Gate("CNOT", (0, 1)), Gate("CPHASE", (1, 2), 1)))
+    assert plan_of(circuit).passes.stages == []
+    x, angles = draw(circuit, 4)
+    out = run(circuit, x, angles)
+    assert torch.autograd.grad(out.sum(), angles)[0].abs().max() == 0
+    torch.testing.assert_close(out, readouts(circuit, x, angles, pauli_z_words(3)))
