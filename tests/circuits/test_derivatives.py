@@ -177,3 +177,16 @@ def test_a_first_order_step_keeps_no_features_alive_after_its_backward_pass():
     del x, out
     gc.collect()
     assert seen() is None
+
+
+def test_jacobians_by_vmap_work_and_the_old_vmap_names_them():
+    circuit = ryrz_ring_ry(3)
+    x, angles = data(circuit, 4, 8)
+    for sets in (angles, angles.expand(4, -1)):
+        out = run(circuit, x, sets)[:, 0]
+        unit = torch.eye(4, dtype=torch.float64)
+        expected = torch.stack([torch.autograd.grad(value, angles, retain_graph=True)[0] for value in out])
+        mapped = vmap(lambda v, out=out: torch.autograd.grad(out, angles, v, retain_graph=True)[0])(unit)
+        torch.testing.assert_close(mapped, expected)
+        with pytest.raises(NotImplementedError, match=r"torch\.func\.jacrev"):
+            torch.autograd.grad(out, angles, unit, is_grads_batched=True)

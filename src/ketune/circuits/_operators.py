@@ -41,7 +41,7 @@ def _backward(
     need_x: bool,
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
-    if torch._C._functorch.is_legacy_batchedtensor(cotangent):
+    if torch._C._functorch.is_legacy_batchedtensor(cotangent):  # pyright: ignore[reportAttributeAccessIssue]
         raise NotImplementedError(
             "ketune.circuits.run does not take is_grads_batched=True (or vectorize=True of torch.autograd.functional); "
             "torch.func.jacrev, torch.func.hessian and torch.func.vmap do the same"
