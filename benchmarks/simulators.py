@@ -2,10 +2,11 @@
 
 The work item is one forward and backward pass of sum(out * weights): real float32 features (B, 2^n) are normalised and
 embedded as amplitudes, n_layers of rotations on every wire and a ring of CNOTs follow ("complex": RX, RY, RZ; "real":
-RY), and out is the Pauli-Z expectation of every wire; the gradients go to the features and to the angles. Every simulator
-runs in a process of its own. All are checked against a float64 reference first (values and both gradients). Then they
-take turns, so that a busy machine slows all alike; the figure is the median CPU time of a call (wall time with more
-threads).
+RY), and out is the Pauli-Z expectation of every wire; the gradients go to the features and to the angles.
+
+Every simulator runs in a process of its own. All are checked against a float64 reference first (values and gradients).
+Then they take turns, so that a busy machine slows all alike; the figure is the median CPU time of a call (wall time
+with more threads).
 
     python benchmarks/peers/install.py          # once: the peers, in an environment of their own
     python benchmarks/simulators.py             # a small grid, about three minutes

@@ -97,11 +97,12 @@ class PeerProcess:
         if self.process is None:
             return None
         process, self.process = self.process, None
-        assert process.stdin is not None
         with suppress(OSError):
-            process.stdin.close()
+            process.stdin.close()  # type: ignore[union-attr]
         try:
             return process.wait(0.5)
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+        finally:
+            process.stdout.close()  # type: ignore[union-attr]

@@ -52,8 +52,10 @@ def times_table(cells: list[Cell], told: dict[str, Any], modules: list[str]) -> 
             ms = cell["peers"].get(module, {}).get("ms")
             ratio = "" if ms is None or ours is None or module == "ketune" else f" ({number(ms / ours)})"
             row.append("-" if ms is None else number(ms) + ratio)
-        factor = cell["peers"][best]["ms"] / ours if best and ours else None
-        rows.append([*row, "-" if factor is None else f"**{number(factor)}** {told[best]['name']}"])
+        if best is None or ours is None:
+            rows.append([*row, "-"])
+        else:
+            rows.append([*row, f"**{number(cell['peers'][best]['ms'] / ours)}** {told[best]['name']}"])
     heads = [
         told[module].get("name", module) + (_mark(module, told) or " †" * (module in MATRIX_FORMS))
         for module in modules
