@@ -1,13 +1,15 @@
 """What one training step costs with each adapter, beside LoRA, in one run.
 
-Two comparisons, printed apart because they answer different questions:
+Three comparisons, printed apart because they answer different questions:
 
 1. The whole step (forward, loss, backward, AdamW) of a language model with adapters on its query and value
    projections, at the same batch for all. This is what a user waits for.
-2. The adapter alone: forward and backward of one update on a batch of activations, without the model around it. Here
+2. The same on a Llama of width 1024 and 8 layers with random weights, where a circuit has 10 wires.
+3. The adapter alone: forward and backward of one update on a batch of activations, without the model around it. Here
    QAA stands beside LoRA, and beside the same QAA update written with PennyLane's `default.qubit` under torch. Adapter
    alone is the setting in which the authors of QAA report 8.9 ms against 0.006 ms for a sample's forward pass
-   (arXiv 2609.37134; another machine, batch 32, 4 qubits).
+   (arXiv 2609.37134; another machine, batch 32, 4 qubits). Beside the time stand the bytes that autograd keeps for the
+   backward pass beyond the input and the weights, and the memory a pass takes at its highest point.
 
 Before anything is timed, all adapted models must equal the base model exactly (they start at zero) and the PennyLane
 update must give our values and gradients to 1e-5. Turns are taken in rotation, so that a busy machine slows all alike;
@@ -20,10 +22,13 @@ figures are medians.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -33,7 +38,7 @@ import pennylane as qml
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ketune
 from ketune import QAAConfig, SoraConfig
@@ -65,21 +70,27 @@ def rotate(calls: dict[str, Callable[[], None]], turns: int, wall: bool) -> dict
     return {name: median(values) for name, values in seen.items()}
 
 
+def random_llama() -> Any:
+    """A Llama of width 1024 with 8 layers, the same random weights each time."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_attention_heads": 16}
+    return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=2048, max_position_embeddings=512))
+
+
 def model_steps(
-    place: str, batch: int, length: int, device: str
+    load: Callable[[], Any], names: list[str], batch: int, length: int, device: str
 ) -> tuple[dict[str, Callable[[], None]], dict[str, int]]:
     """One training step per adapter, after checking that each model still equals the base."""
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).to(device).eval()
+    base = load().to(device).eval()
     ids = torch.randint(0, base.config.vocab_size, (batch, length), device=device)
     with torch.no_grad():
         expected = base(ids).logits
     steps: dict[str, Callable[[], None]] = {}
     counts: dict[str, int] = {}
-    for name, make in CONFIGS.items():
+    for name in names:
         torch.manual_seed(0)
-        fresh: Any = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).to(device)
-        model: Any = get_peft_model(fresh, make()).eval()
+        model: Any = get_peft_model(load().to(device), CONFIGS[name]()).eval()
         with torch.no_grad():
             assert torch.equal(model(ids).logits, expected), f"{name} does not start as the base model"
         model.train()
@@ -120,8 +131,48 @@ class PennyLaneQAA(nn.Module):
         return z.to(x.dtype) @ self.up.T
 
 
-def adapter_calls(width: int, tokens: int) -> dict[str, Callable[[], None]]:
-    """Forward and backward of one update, after checking that PennyLane's agrees with ours."""
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Memory at the highest point of a call beyond what was held before; 0 where it cannot be read."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    gc.collect()
+    try:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # pages that malloc keeps would hide the peak
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS:")
+        call()
+        return max(0, _resident("VmHWM:") - before)
+    except OSError:
+        return 0
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def kept_bytes(module: nn.Module, features: Tensor) -> int:
+    """Bytes that autograd keeps from the forward to the backward pass beyond the input and the weights."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(features.clone().requires_grad_().mul(1.0))
+    known = {tensor.untyped_storage().data_ptr() for tensor in module.parameters()}
+    sizes = [size for pointer, size in seen.items() if pointer not in known]
+    return sum(sizes) - features.nbytes  # the input of the update, which the layer beside it keeps anyway
+
+
+def adapter_modules(width: int, tokens: int) -> tuple[dict[str, nn.Module], Callable[[nn.Module], Tensor], Tensor]:
+    """Updates, their forward and backward pass, and its input, after checking that PennyLane's agrees with ours."""
     torch.manual_seed(0)
     ours: Any = QAAConfig.preset("published", up_bias=False).make_update(width, width)
     nn.init.normal_(ours.up)
@@ -143,17 +194,17 @@ def adapter_calls(width: int, tokens: int) -> dict[str, Callable[[], None]]:
     scale = theirs.angles.grad.abs().max()  # pyright: ignore[reportOptionalMemberAccess]
     assert torch.allclose(ours.features.angles.grad, theirs.angles.grad, atol=1e-5 * float(scale))
     modules = {"LoRA r=8": lora, "QAA published": ours, "QAA recommended": recommended, "QAA in PennyLane": theirs}
-    return {name: (lambda module=module: (call(module), None)[1]) for name, module in modules.items()}
+    return modules, call, x
 
 
-def table(title: str, seconds: dict[str, float], counts: dict[str, int] | None = None) -> None:
-    """Print milliseconds and the ratio to LoRA."""
+def table(title: str, seconds: dict[str, float], **columns: dict[str, int]) -> None:
+    """Print milliseconds, the ratio to LoRA, and more columns of whole numbers."""
     print(f"\n{title}\n")
-    print(f"{'':24}{'ms':>10}{'x LoRA':>9}" + (f"{'trainable':>12}" if counts else ""))
+    print(f"{'':24}{'ms':>10}{'x LoRA':>9}" + "".join(f"{name.replace('_', ' '):>14}" for name in columns))
     reference = next(iter(seconds.values()))
     for name, value in seconds.items():
         line = f"{name:24}{1e3 * value:10.1f}{value / reference:9.2f}"
-        print(line + (f"{counts[name]:12,}" if counts else ""))
+        print(line + "".join(f"{column[name]:14,}" for column in columns.values()))
 
 
 def main() -> None:
@@ -172,13 +223,33 @@ def main() -> None:
     place = resolve_model(options.model)
     unit = "wall time" if wall else "CPU time"
 
-    steps, counts = model_steps(place, options.batch, options.length, device)
-    whole = rotate(steps, options.turns, wall)
     tokens = options.batch * options.length
-    table(f"One training step of {place}, {options.batch} x {options.length} tokens, q and v ({unit})", whole, counts)
-    width = AutoModelForCausalLM.from_pretrained(place).config.hidden_size
-    alone = rotate(adapter_calls(width, tokens), options.turns, wall)
-    table(f"One adapter alone, {tokens} activations of width {width}, forward and backward ({unit})", alone)
+
+    def load() -> Any:
+        return AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+
+    steps, counts = model_steps(load, list(CONFIGS), options.batch, options.length, device)
+    whole = rotate(steps, options.turns, wall)
+    title = f"One training step of {place}, {options.batch} x {options.length} tokens, q and v ({unit})"
+    table(title, whole, trainable=counts)
+    names = ["LoRA r=8", "QAA published", "QAA recommended"]
+    steps, wide_counts = model_steps(random_llama, names, 4, options.length, device)
+    wide = rotate(steps, options.turns, wall)
+    title = f"One training step of a Llama of width 1024, 8 layers, 4 x {options.length} tokens, q and v ({unit})"
+    table(title, wide, trainable=wide_counts)
+    del steps
+    alone: dict[str, dict[str, float]] = {}
+    memory: dict[str, dict[str, dict[str, int]]] = {}
+    for width in (load().config.hidden_size, 1024):
+        modules, call, x = adapter_modules(width, tokens)
+        alone[str(width)] = rotate(
+            {name: (lambda m=module: (call(m), None)[1]) for name, module in modules.items()}, options.turns, wall
+        )
+        kept = {name: kept_bytes(module, x) // 1024 for name, module in modules.items()}
+        peak = {name: peak_bytes(lambda m=module: call(m)) // 1024 for name, module in modules.items()}
+        memory[str(width)] = {"kept_kib": kept, "peak_kib": peak}
+        title = f"One adapter alone, {tokens} activations of width {width}, forward and backward ({unit})"
+        table(title, alone[str(width)], kept_KiB=kept, peak_KiB=peak)
 
     options.json.parent.mkdir(parents=True, exist_ok=True)
     record = {
@@ -187,7 +258,9 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "ketune": ketune.__version__, "pennylane": qml.version()},
         "measured": unit,
         "step_seconds": whole,
+        "wide_step_seconds": wide,
         "adapter_seconds": alone,
+        "adapter_memory": memory,
         "trainable": counts,
     }
     staged = options.json.with_suffix(".tmp")

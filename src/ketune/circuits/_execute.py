@@ -287,6 +287,14 @@ def run_program(program: Program, x: Tensor, angles: Tensor) -> tuple[Tensor, Te
         return out, norms
 
 
+def squared_norms(program: Program, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Squared norms (B,) of the amplitudes of (B, n_features) features, as `run_program` returns them."""
+    plan = program.plans[0]
+    if plan.encoding == "angle" or plan.readout == "amplitudes":
+        return x.new_ones(len(x), dtype=dtype)
+    return torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square_().clamp_min_(SMALLEST_SQUARED_NORM)
+
+
 def run_program_back(
     program: Program,
     cotangent: Tensor,

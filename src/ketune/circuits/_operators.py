@@ -21,7 +21,7 @@ from ketune.circuits._batched_angles import (
     run_batched_angles_back,
     second_order,
 )
-from ketune.circuits._execute import compute_dtype, run_program, run_program_back
+from ketune.circuits._execute import compute_dtype, run_program, run_program_back, squared_norms
 from ketune.circuits._plan import program
 
 
@@ -259,7 +259,8 @@ class _EagerFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, angles: Tensor, description: str) -> Tensor:
         out, norms = _forward(x, angles, description)
         ctx.description = description
-        ctx.save_for_backward(x, angles, out, norms)
+        # Norms of features are cheaper to find again than to keep.
+        ctx.save_for_backward(x, angles, out, None if angles.ndim == 1 else norms)
         return out
 
     @staticmethod
@@ -267,7 +268,10 @@ class _EagerFunction(torch.autograd.Function):
         need_x, need_angles, _ = ctx.needs_input_grad
         differentiable = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         pull: Callable[..., Any] = _BackwardFunction.apply if differentiable else _backward
-        d_x, d_angles = pull(cotangent, *ctx.saved_tensors, ctx.description, need_x, need_angles)
+        x, angles, out, norms = ctx.saved_tensors
+        if norms is None:
+            norms = squared_norms(program(ctx.description), x.detach(), out.dtype)
+        d_x, d_angles = pull(cotangent, x, angles, out, norms, ctx.description, need_x, need_angles)
         return d_x if need_x else None, d_angles if need_angles else None, None
 
 
