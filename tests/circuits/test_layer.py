@@ -125,7 +125,7 @@ def test_a_reuploading_qubit_with_trained_scales_learns_a_series_that_one_upload
         nn.init.ones_(scale.weight)
         model = nn.Sequential(scale, QuantumLayer(circuit, "reuploading", feature_angles=feature_angles))
         optimizer = torch.optim.Adam(model[1].parameters(), lr=0.1)
-        for _ in range(200):
+        for _ in range(100):
             loss = (model(x) - target).square().mean()
             optimizer.zero_grad()
             loss.backward()
