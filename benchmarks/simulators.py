@@ -72,12 +72,13 @@ def write_case(file: Path, n_wires: int, n_layers: int, kind: str, n_samples: in
     np.savez(file, allow_pickle=False, **inputs, out=out, dx=dx, dangles=dangles)
 
 
-def check(peer: PeerProcess, file: Path, size: tuple[str, int, int], tolerance: float) -> dict[str, Any]:
+def check(peer: PeerProcess, file: Path, size: tuple[str, int, int], args: argparse.Namespace) -> dict[str, Any]:
     """One peer's answer to "prepare": its row of the cell so far, or why it has none."""
     kind, n_wires, n_layers = size
     answer = peer.ask("prepare", file=str(file), n_wires=n_wires, n_layers=n_layers, kind=kind)
     if "failed" in answer:
         return answer
+    tolerance = args.tolerance if peer.module == "ketune" else args.peers_tolerance
     wrong = {key: f"{error:.1e}" for key, error in answer["errors"].items() if not error <= tolerance}
     if wrong:
         peer.ask("drop")
@@ -96,7 +97,7 @@ def measure(cell: Cell, peers: dict[str, PeerProcess], args: argparse.Namespace,
             if module in hopeless:
                 rows[module] = {"failed": "not tried: failed at a smaller size"}
                 continue
-            rows[module] = check(peer, file, size, args.tolerance)
+            rows[module] = check(peer, file, size, args)
             shown = rows[module].get("failed") or f"{1e3 * rows[module]['cpu']:.1f} ms"
             print(f"  {module}: {shown}", file=sys.stderr, flush=True)
     calls = {name: {"cpu": [], "wall": []} for name, row in rows.items() if "failed" not in row}
@@ -200,9 +201,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="a peer that used these takes no more turns (default 5)"
     )
-    parser.add_argument("--time-cap", type=float, default=300.0, help="seconds for one command to a peer (default 300)")
+    parser.add_argument("--time-cap", type=float, default=300.0, help="CPU seconds for one command (default 300)")
     parser.add_argument("--memory-cap", type=float, default=12.0, help="GiB that a peer may hold (default 12)")
-    parser.add_argument("--tolerance", type=float, default=1e-5, help="largest relative error in norm (default 1e-5)")
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="largest relative error of Ketune (default 1e-5)")
+    parser.add_argument("--peers-tolerance", type=float, default=1e-3, help="the same of the peers (default 1e-3)")
     parser.add_argument("--peers-env", type=Path, default=ROOT / ".venv-peers", help="the peers' environment")
     parser.add_argument(
         "--source", type=Path, help="folder that holds the package ketune, in place of the installed one"
@@ -268,7 +270,7 @@ def run_cells(missing: dict[str, Cell], record: dict[str, Any], args: argparse.N
             }
             measure(cell, peers, args, hopeless)
             for module, row in cell["peers"].items():
-                if row.get("failed", "").startswith(("no answer", "more than")):
+                if row.get("failed", "").startswith(("more than", "no answer")):
                     failures[module].append((cell["kind"], *size))
             cell |= {
                 "threads": args.threads,

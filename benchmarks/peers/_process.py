@@ -35,7 +35,7 @@ class PeerProcess:
         module: the peer's module in `peers`.
         python: the interpreter that has the simulator.
         variables: the process's environment.
-        time_cap: seconds that one command may take.
+        time_cap: CPU seconds that one command may take; the wall time may be ten times that.
         memory_cap: bytes that the process may hold.
         log: file that takes whatever the simulator prints.
     """
@@ -69,7 +69,8 @@ class PeerProcess:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
         self.process.stdin.flush()
-        end = time.monotonic() + self.time_cap
+        end = time.monotonic() + 10 * self.time_cap
+        start = self.cpu_seconds()
         line = b""
         while not line.endswith(b"\n"):
             if select.select([self.process.stdout], [], [], 0.05)[0]:
@@ -77,9 +78,12 @@ class PeerProcess:
                 if not part:
                     return {"failed": f"the process ended with status {self.stop()}"}
                 line += part
+            elif self.cpu_seconds() - start > self.time_cap:
+                self.stop()
+                return {"failed": f"more than {self.time_cap:g} s of CPU time"}
             elif time.monotonic() > end:
                 self.stop()
-                return {"failed": f"no answer in {self.time_cap:g} s"}
+                return {"failed": f"no answer in {10 * self.time_cap:g} s"}
             elif self.resident() > self.memory_cap:
                 self.stop()
                 return {"failed": f"more than {self.memory_cap / 2**30:g} GiB"}
@@ -91,6 +95,14 @@ class PeerProcess:
         with suppress(OSError):
             return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return 0
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the process has used, over all threads, or 0 where that cannot be read."""
+        assert self.process is not None
+        with suppress(OSError):
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 0.0
 
     def stop(self) -> int | None:
         """Ends the process and returns its status, or None where there is none."""

@@ -76,6 +76,10 @@ def _peak(row: dict[str, Any]) -> str:
     return "-" if row.get("peak_mib") is None else number(row["peak_mib"])
 
 
+def _error(row: dict[str, Any]) -> str:
+    return "-" if "errors" not in row else f"{1e6 * max(row['errors'].values()):.1f}"
+
+
 def _first(row: dict[str, Any]) -> str:
     return "-" if "first_s" not in row else number(max(0.0, row["first_s"] - row["wall_ms"] / 1e3))
 
@@ -121,6 +125,8 @@ def print_tables(record: dict[str, Any]) -> None:
             print("\n† our idea on their simulator: the circuit's matrix once a call; not counted as best peer")
         print("\nPeak memory of a call in MiB, beyond what the process held with its inputs.\n")
         print(column_table(cells, told, modules, _peak))
+        print("\nLargest relative error of values and gradients, in norm, in millionths.\n")
+        print(column_table(cells, told, modules, _error))
         compiled = [module for module in modules if told[module]["note"].startswith("compiled")]
         if compiled:
             print("\nSeconds of the first call beyond a later one: compilation, not part of the times above.\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ketune.circuits import run, rxryrz_ring, ry_ring
+from ketune.circuits._plan import describe, program
 from peers._torch import Call, place, with_backward
 
 __all__ = ["GRADIENTS", "NAME", "NOTE", "PACKAGES", "build", "operations", "place"]
@@ -26,9 +27,8 @@ def build(n_wires: int, n_layers: int, kind: str) -> Call:
     return with_backward(forward)
 
 
-def operations(n_wires: int, n_layers: int, kind: str, n_samples: int) -> float | None:
-    """Floating-point operations of the plan that `run` takes, forward and backward, or None while plans do not tell.
-
-    The hook for `Plan.operations`.
-    """
-    return None
+def operations(n_wires: int, n_layers: int, kind: str, n_samples: int) -> float:
+    """Floating-point operations of the plan that `run` takes, forward and backward."""
+    circuit = _ANSATZ[kind](n_wires, n_layers)
+    plan = program(describe(circuit.text, "amplitude", "pauli_z", None, 2**n_wires)).plans[0]
+    return plan.operations(n_samples, plan.form(n_samples, "cpu"))

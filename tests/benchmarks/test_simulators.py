@@ -49,8 +49,8 @@ def test_a_peer_without_its_simulator_says_so(peers: ModuleType, tmp_path: Path)
 
 
 def test_a_peer_that_takes_too_long_is_stopped_and_said_so(peers: ModuleType, tmp_path: Path) -> None:
-    process = _process(peers, "plain_torch", tmp_path / "log", time_cap=0.01)
-    assert process.ask("hello") == {"failed": "no answer in 0.01 s"}
+    process = _process(peers, "plain_torch", tmp_path / "log", time_cap=0.2)
+    assert process.ask("hello")["failed"] in ("more than 0.2 s of CPU time", "no answer in 2 s")
     assert process.process is None
 
 
