@@ -243,10 +243,12 @@ def main() -> None:
     for width in (load().config.hidden_size, 1024):
         modules, call, x = adapter_modules(width, tokens)
         alone[str(width)] = rotate(
-            {name: (lambda m=module: (call(m), None)[1]) for name, module in modules.items()}, options.turns, wall
+            {name: (lambda m=module, call=call: (call(m), None)[1]) for name, module in modules.items()},
+            options.turns,
+            wall,
         )
         kept = {name: kept_bytes(module, x) // 1024 for name, module in modules.items()}
-        peak = {name: peak_bytes(lambda m=module: call(m)) // 1024 for name, module in modules.items()}
+        peak = {name: peak_bytes(lambda m=module, call=call: call(m)) // 1024 for name, module in modules.items()}
         memory[str(width)] = {"kept_kib": kept, "peak_kib": peak}
         title = f"One adapter alone, {tokens} activations of width {width}, forward and backward ({unit})"
         table(title, alone[str(width)], kept_KiB=kept, peak_KiB=peak)

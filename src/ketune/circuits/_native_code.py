@@ -19,6 +19,10 @@ from llvmlite import ir
 I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.PointerType()
 
 
+TILES_OF_A_SUM = 32
+"""Tiles whose gradients are added up before they join the sum of their block: long sums lose digits in float32."""
+
+
 class Field(IntEnum):
     """Positions in the record of one pass; offsets count elements of the workspace or of a tensor."""
 
@@ -192,10 +196,29 @@ class _Tile:
         return e.at(table, place)
 
 
-def _tiles(e: Emitter, width: int, components: int, body: Callable[[_Tile], None]) -> None:
+def _tiles(
+    e: Emitter, width: int, components: int, body: Callable[[_Tile], None], after: Callable[[], None] | None = None
+) -> None:
+    """`body` on every tile, and `after` behind every few of them."""
     bases, table = e.field(Field.BASES, POINTER), e.field(Field.STEPS, POINTER)
     steps = [e.integer(table, I64(i)) for i in range(1 << width)]
-    e.loop(e.field(Field.COUNT), lambda i: body(_Tile(e, e.integer(bases, i), steps, components)))
+    count = e.field(Field.COUNT)
+
+    def tile(index: Any) -> None:
+        body(_Tile(e, e.integer(bases, index), steps, components))
+
+    if after is None:
+        e.loop(count, tile)
+        return
+    # The number of tiles is a power of two.
+    few = e.b.select(e.b.icmp_signed("<", count, I64(TILES_OF_A_SUM)), count, I64(TILES_OF_A_SUM))
+
+    def group(index: Any) -> None:
+        first = e.b.mul(index, few)
+        e.loop(few, lambda i: tile(e.b.add(first, i)))
+        after()
+
+    e.loop(e.b.udiv(count, few), group)
 
 
 def _pairs(width: int) -> list[list[tuple[int, int]]]:
@@ -308,11 +331,18 @@ def _emit_backward(e: Emitter, width: int, components: int, measures: str, phase
             for value, place in zip(rows, part):
                 e.write(value, place)
 
-    _tiles(e, width, components, body)
-    for sums, first in ((along_y, 0), (along_x, width)):
-        for q, place in enumerate(sums):
-            target = e.at(e.workspace, e.b.add(e.field(Field.TURN_SUMS), I64((first + q) * e.lanes)))
-            e.write(e.b.fadd(e.read(target), e.b.load(place, typ=e.vector)), target)
+    sums = [*along_y, *along_x]
+    totals = [e.variable() for _ in sums]
+
+    def collect() -> None:
+        for place, total in zip(sums, totals):
+            e.b.store(e.b.fadd(e.b.load(total, typ=e.vector), e.b.load(place, typ=e.vector)), total)
+            e.b.store(e.zeros(), place)
+
+    _tiles(e, width, components, body, collect)
+    for i, total in enumerate(totals):
+        target = e.at(e.workspace, e.b.add(e.field(Field.TURN_SUMS), I64(i * e.lanes)))
+        e.write(e.b.fadd(e.read(target), e.b.load(total, typ=e.vector)), target)
 
 
 def _emit_load(e: Emitter, components: int, to_cotangent: bool) -> None:

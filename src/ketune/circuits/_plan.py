@@ -235,6 +235,37 @@ class Plan:
         by_matrix = self.components * self.n_amplitudes / 0.85
         return n_samples * by_matrix + self.n_amplitudes * per_sample < n_samples * per_sample
 
+    def operations(self, n_samples: int, form: str) -> float:
+        """Floating-point operations (two for a multiply-add) that a form needs, forward and backward to all arguments.
+
+        Readouts of words are counted as two multiply-adds a number of the state; gathers and sums over words as none.
+
+        Args:
+            n_samples: size of the batch.
+            form: "native", "matrix" or "layers", see `form`.
+        """
+        size = self.components * self.dim
+        if form == "native":
+            native = self.native()
+            assert native is not None
+            phases = 6.0 * native.components + 1  # twice forward, once back on the state and on its cotangent
+            turns = sum(phases + sum(6 if t.measures_x else 5 for t in stage.turns) for stage in native.passes.stages)
+            return 2 * n_samples * native.components * self.dim * (turns + 4)
+        products, components = 0.0, 1
+        for layer in self.layers:
+            if layer.is_diagonal:
+                products += 8 * self.dim
+            elif layer.is_complex:
+                products += self.dim * (2 * components * self.width + 4 * self.height)
+            else:
+                products += self.dim * components * (self.width + self.height)
+            components = 2 if layer.is_complex else components
+        # Forward twice, back to the states and to the matrices; then the readout.
+        by_layers = 2 * (4 * products + 4 * size)
+        if form == "layers":
+            return n_samples * by_layers
+        return n_samples * 2 * size * (4 * self.n_amplitudes + 4) + self.n_amplitudes * by_layers
+
     def _layer_products(self) -> float:
         """Multiplications per amplitude that the layers take, each divided by the share of the full rate it reaches."""
         per_sample, components = 0.0, 1
