@@ -23,7 +23,7 @@ class Coefficients:
     cosines: Array  # (turns,) what each turn leaves out
     turn_signs: Array  # (turns,)
     phase_signs: Array  # (stages, most phases)
-    word_signs: Array  # (words,)
+    word_signs: Array | None  # (words,) in the type of computation; None when all are positive
     origin: int  # address of the row that holds basis state 0 at the end
     scale: Array  # (stages,) product of the cosines
     tangents: Array  # (turns,) in the type of computation
@@ -58,8 +58,9 @@ class AngleMap:
         masks += [word.flips for word in (*passes.words, *passes.outputs)]
         flips = [[mask >> slot & 1 for slot in range(self.n_slots)] for mask in masks]
         self._flips = np.array(flips, dtype=np.float64).reshape(len(masks), self.n_slots)
-        self._splits = np.cumsum([len(turns), self._source.size, len(passes.words)])
         self._no_flips = np.ones(len(masks))
+        edges = np.cumsum([0, len(turns), self._source.size, len(passes.words), len(passes.outputs)])
+        self._of_turns, self._of_phases, self._of_words, self._of_wires = map(slice, edges[:-1], edges[1:])
 
     def _make_phase_tables(self) -> None:
         """Phases of a stage are sums over parities, each a product of a parity of the high and one of the low bits."""
@@ -92,25 +93,30 @@ class AngleMap:
         """Coefficients of (n_angles,) float64 angles for one type of computation."""
         matrices, products = self.matrices.forward(angles)
         first, second = matrices[:, 0, 0], matrices[:, 1, 0]
-        lead, trail = self._reflected, self._reflected
+        lead = trail = self._reflected
         if self.passes.is_real:
             cosine, sine = np.real(first), np.real(second)
         else:
             root = np.sqrt(first * matrices[:, 1, 1] - matrices[:, 0, 1] * second)
-            half_sum, half_difference = -np.angle(first / root), np.angle(second / root)
-            cosine = np.where(self._is_real, np.real(first), np.abs(first))
-            sine = np.where(self._is_real, np.real(second), np.abs(second))
+            above, below = first / root, second / root
+            half_sum = -np.arctan2(np.imag(above), np.real(above))
+            half_difference = np.arctan2(np.imag(below), np.real(below))
+            cosine = np.where(self._is_real, np.real(first), np.abs(above))
+            sine = np.where(self._is_real, np.real(second), np.abs(below))
             lead = lead + self._of_sum * half_sum - self._of_difference * half_difference
             trail = self._of_difference * (half_sum + half_difference)
         flipped = np.abs(sine) > np.abs(cosine)
-        tangents = np.where(flipped, -cosine, sine) / np.where(flipped, sine, cosine)
-        tangents = tangents[self.turn_slots]
-        signs = self._no_flips
+        signs, word_signs, origin = self._no_flips, None, 0
         if flipped.any():
+            cosine, sine = np.where(flipped, sine, cosine), np.where(flipped, -cosine, sine)
             lead = lead + np.pi * flipped
             signs = 1 - 2 * np.mod(self._flips @ flipped, 2)
-        turn_signs, phase_signs, word_signs, wire_signs = np.split(signs, self._splits)
-        phase_signs = phase_signs.reshape(self._source.shape)
+            word_signs = signs[self._of_words].astype(dtype)
+            for word, sign in zip(self.passes.outputs, signs[self._of_wires].tolist()):
+                origin ^= word.parity if sign < 0 else 0
+        tangents = (sine / cosine)[self.turn_slots]
+        turn_signs = signs[self._of_turns]
+        phase_signs = signs[self._of_phases].reshape(self._source.shape)
         values = np.concatenate((lead, trail, self._fixed))[self._source] * phase_signs
         sums = (self._high_last * values[:, None, :]) @ self._low
         turned = ((values.sum(1)[:, None, None] - sums) / 2).reshape(len(values), 2**self.passes.n_wires)
@@ -120,9 +126,6 @@ class AngleMap:
         phases[..., 0] = np.cos(turned) * scale[:, None]
         if not self.passes.is_real:
             phases[..., 1] = np.sin(turned) * scale[:, None]
-        origin = 0
-        for word, sign in zip(self.passes.outputs, wire_signs):
-            origin ^= word.parity if sign < 0 else 0
         return Coefficients(
             products=products,
             matrices=matrices,

@@ -37,8 +37,8 @@ _RIGHT = [np.kron(_I, _I), np.kron(_I, _Y), np.kron(_Y, _X), np.kron(_Y, _Z)]
 
 def rows_of(matrix: Array) -> Rows:
     """A matrix as nested tuples, with the dust of rounding taken off and no negative zeros."""
-    real = np.where(abs(matrix.real) < 1e-15, 0.0, matrix.real)
-    imag = np.where(abs(matrix.imag) < 1e-15, 0.0, matrix.imag)
+    real = np.where(abs(np.real(matrix)) < 1e-15, 0.0, np.real(matrix))
+    imag = np.where(abs(np.imag(matrix)) < 1e-15, 0.0, np.imag(matrix))
     return tuple(tuple(map(complex, a, b)) for a, b in zip(real.tolist(), imag.tolist()))
 
 
@@ -89,7 +89,7 @@ def _real_eigenvectors(symmetric: Array) -> NDArray[np.float64]:
     # Real and imaginary part commute, and a mixture of them that keeps different eigenvalues apart has eigenvectors of
     # both. No single mixture does so for every matrix.
     for turn in (0.3, 0.9, 1.7, 2.3, 2.9):
-        vectors = np.linalg.eigh(math.cos(turn) * symmetric.real + math.sin(turn) * symmetric.imag)[1]
+        vectors = np.linalg.eigh(math.cos(turn) * np.real(symmetric) + math.sin(turn) * np.imag(symmetric))[1]
         turned = vectors.T @ symmetric @ vectors
         error = abs(turned - np.diag(np.diag(turned))).max()
         if error < smallest:
@@ -211,4 +211,4 @@ def unitary_parts(rows: Rows) -> tuple[Part, ...]:
     if len(rows) == 2:
         return (("U", (0,), rows),)
     matrix: Array = np.array(rows, dtype=complex)
-    return _complex_parts(matrix) if matrix.imag.any() else _real_parts(matrix)
+    return _complex_parts(matrix) if np.imag(matrix).any() else _real_parts(matrix)

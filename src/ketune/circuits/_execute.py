@@ -105,23 +105,27 @@ _NATIVE_BYTES = 1 << 21
 """Bytes of features that are converted or encoded at a time for the native simulator."""
 
 
-def _native_chunks(plan: Plan, x: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+def _native_chunks(plan: Plan, x: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Amplitudes of the batch in the type of computation, in one piece when they are there already."""
-    step = max(1, len(x))
-    if plan.encoding != "amplitude" or x.dtype != dtype:
-        step = max(256, _NATIVE_BYTES // (dtype.itemsize * plan.n_amplitudes))
-    for start in range(0, len(x), step):
-        part = x[start : start + step].to(dtype)
-        yield start, part if plan.encoding == "amplitude" else _product_states(part, plan.n_wires)
+    count = x.shape[0]
+    if plan.encoding == "amplitude" and x.dtype == dtype:
+        yield slice(0, count), x.detach()
+        return
+    step = max(256, _NATIVE_BYTES // (dtype.itemsize * plan.n_amplitudes))
+    for start in range(0, count, step):
+        part = x[start : start + step].detach().to(dtype)
+        states = part if plan.encoding == "amplitude" else _product_states(part, plan.n_wires)
+        yield slice(start, start + step), states
 
 
 def _run_native(plan: Plan, native: NativePlan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(x, angles)
     coefficients = native.coefficients(angles, dtype)
     parts = [native.run(amplitudes, coefficients) for _, amplitudes in _native_chunks(plan, x, dtype)]
-    sums, norms = parts[0] if len(parts) == 1 else (torch.cat(each) for each in zip(*parts))
-    norms = norms.clamp_min(SMALLEST_SQUARED_NORM)
-    return (sums / norms[:, None]).contiguous(), norms
+    if len(parts) == 1:
+        return parts[0]
+    out, norms = zip(*parts)
+    return torch.cat(out), torch.cat(norms)
 
 
 def _run_native_back(
@@ -137,26 +141,21 @@ def _run_native_back(
 ) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(x, angles)
     coefficients = native.coefficients(angles, dtype)
-    weights = cotangent.to(dtype) * (2.0 / norms)[:, None]
-    norm_weights = -(weights * out).sum(1)
-    d_x = x.new_empty(x.shape if need_x else (0,), dtype=dtype)
-    d_angles = torch.zeros(angles.shape if need_angles else (0,), dtype=torch.float64)
-    for start, amplitudes in _native_chunks(plan, x, dtype):
-        part = slice(start, start + len(amplitudes))
+    cotangent, out, norms = (tensor.detach().to(dtype) for tensor in (cotangent, out, norms))
+    d_x, d_angles = [], []
+    for part, amplitudes in _native_chunks(plan, x, dtype):
         d_part, d_angles_part = native.run_back(
-            amplitudes, weights[part], norm_weights[part], coefficients, need_x, need_angles
+            amplitudes, cotangent[part], out[part], norms[part], coefficients, need_x, need_angles
         )
+        if d_part is not None:
+            d_x.append(
+                _product_states_back(amplitudes, d_part, plan.n_features) if plan.encoding == "angle" else d_part
+            )
         if d_angles_part is not None:
-            d_angles += d_angles_part
-        if d_part is None:
-            continue
-        if plan.encoding == "angle":
-            d_part = _product_states_back(amplitudes, d_part, plan.n_features)
-        if len(amplitudes) == len(x):
-            d_x = d_part.contiguous()
-        else:
-            d_x[part] = d_part
-    return d_x, d_angles.to(dtype)
+            d_angles.append(d_angles_part)
+    whole = d_x[0] if len(d_x) == 1 else torch.cat(d_x) if d_x else x.new_empty(0, dtype=dtype)
+    total = torch.from_numpy(sum(d_angles[1:], d_angles[0])) if d_angles else angles.new_empty(0)
+    return whole, total.to(dtype)
 
 
 def run_native_once(circuit: Circuit, x: Tensor) -> Callable[[], object]:

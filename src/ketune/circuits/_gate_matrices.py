@@ -65,11 +65,13 @@ class GateMatrices:
         products = np.ones((slots, 1))
         if rotations:
             half = angles[self._index].reshape(rotations, slots) * self._half
-            each = np.stack((np.cos(half), np.sin(half)), -1)
+            each = np.empty((rotations, slots, 2))
+            np.cos(half, out=each[..., 0])
+            np.sin(half, out=each[..., 1])
             products = each[0]
             for rotation in each[1:]:
                 products = (products[:, :, None] * rotation[:, None, :]).reshape(slots, -1)
-        matrices = np.einsum("st,stk->sk", products, self._terms)
+        matrices = products[:, None] @ self._terms
         return matrices.view(np.complex128).reshape(slots, 2, 2), products
 
     def backward(self, products: Array, cotangent: Array) -> Array:
@@ -78,7 +80,7 @@ class GateMatrices:
         if not rotations:
             return np.zeros(self.n_angles)
         flat = np.ascontiguousarray(cotangent).reshape(slots, 4).view(np.float64)
-        d_products = np.einsum("stk,sk->st", self._terms, flat)
+        d_products = self._terms @ flat[:, :, None]
         turned = (products @ self._turned).reshape(slots, rotations, -1)
-        d_half = np.einsum("srt,st->rs", turned, d_products) * self._half
+        d_half = (turned @ d_products)[:, :, 0].T * self._half
         return np.bincount(self._index, d_half.ravel(), self.n_angles)

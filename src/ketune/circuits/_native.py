@@ -7,8 +7,8 @@ cotangent are taken back side by side: nothing of the size of a state is kept be
 
 from __future__ import annotations
 
-import ctypes
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -19,11 +19,14 @@ from torch import Tensor
 from ketune.circuits import _native_code as code
 from ketune.circuits._coefficients import AngleMap, Coefficients
 from ketune.circuits._layers import Draft
-from ketune.circuits._native_code import RECORD, Field, Io
+from ketune.circuits._native_code import RECORD, Field
 from ketune.circuits._passes import Passes, Turn, kernel_of, sign_table, span
 
 READOUT_WIDTH = 4
 """Bits of the rows whose squares are summed at a time."""
+
+SMALLEST_SQUARED_NORM = 1e-30
+"""Squared norms below this count as this, so that a zero vector has zero readouts and finite gradients."""
 
 MOST_WRITTEN_OUT = 16
 """Words up to which the readout is code of its own, rather than a loop over words."""
@@ -39,6 +42,8 @@ class _Tables:
         self.row = lanes * plan.components
         passes, dim = plan.passes, plan.dim
         self._kept: list[Tensor] = []
+        self._programs: dict[tuple[object, ...], np.ndarray] = {}
+        self.ones = np.ones(lanes, np.float32 if bits == 32 else np.float64)
         self.cotangent = (dim + 1) * self.row
         self.turn_sums = 2 * self.cotangent
         self.phase_sums = self.turn_sums + 2 * plan.n_turns * lanes
@@ -64,6 +69,12 @@ class _Tables:
             self.rows_of_outputs = torch.tensor(table + [dim * self.row] * (self.out_columns - dim), dtype=torch.int32)
         else:
             self.readout, self.seed = self._readout_records()
+
+    def program(self, key: tuple[object, ...], records: Callable[[], list[np.ndarray]]) -> np.ndarray:
+        """The records of a kind of call, one after the other, put together once."""
+        if key not in self._programs:
+            self._programs[key] = np.concatenate(records())
+        return self._programs[key]
 
     def _table(self, values: list[int] | Tensor) -> int:
         tensor = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int32)
@@ -228,27 +239,32 @@ class NativePlan:
         return c
 
     def run(self, amplitudes: Tensor, c: Coefficients) -> tuple[Tensor, Tensor]:
-        """Sums of squares under each word, or each square, and their norm: (B, outputs) and (B,), not normalised.
+        """Readouts (B, outputs) and squared norms (B,), which count as `SMALLEST_SQUARED_NORM` at least.
 
         Args:
-            amplitudes: (B, n_amplitudes) real, in the type of computation.
+            amplitudes: (B, n_amplitudes) real, in the type of computation; B at least 1.
             c: of the same type.
         """
         tables = self.tables(amplitudes.dtype)
-        records = [tables.load, *tables.zero, *tables.stages]
-        batch = amplitudes.shape[0]
-        blocks = -(-batch // tables.lanes)
+        batch, lanes = amplitudes.shape[0], tables.lanes
+        blocks = -(-batch // lanes)
         if self.readout == "probabilities":
-            out = amplitudes.new_empty(blocks * tables.lanes, tables.out_columns)
+            out = amplitudes.new_empty(blocks * lanes, tables.out_columns)
             rows = self._output_rows(tables, c)  # must live until the code has run
-            records.append(tables.outputs("store", True, rows))
-            _drive(tables, records, amplitudes, out, None, c, tables.forward_size)
+            records = [tables.load, *tables.zero, *tables.stages, tables.outputs("store", True, rows)]
+            _drive(tables, np.concatenate(records), amplitudes, c, tables.forward_size, out=out)
             out = out[:batch, : self.dim]
-            return out, out.sum(1)
-        sums = amplitudes.new_empty(blocks, len(self.passes.words) + 1, tables.lanes)
-        _drive(tables, [*records, tables.readout], amplitudes, None, sums, c, tables.forward_size)
-        sums = sums.transpose(1, 2).reshape(blocks * tables.lanes, -1)[:batch]
-        return sums[:, :-1] * torch.from_numpy(c.word_signs).to(sums.dtype), sums[:, -1]
+            norms = out.sum(1).clamp_min_(SMALLEST_SQUARED_NORM)
+            return out / norms[:, None], norms
+        program = tables.program(("forward",), lambda: [tables.load, *tables.zero, *tables.stages, tables.readout])
+        sums = np.empty((blocks, len(self.passes.words) + 1, lanes), tables.ones.dtype)
+        _drive(tables, program, amplitudes, c, tables.forward_size, sums=sums)
+        norms = np.maximum(sums[:, -1], SMALLEST_SQUARED_NORM)
+        values = sums[:, :-1] / norms[:, None]
+        if c.word_signs is not None:
+            values *= c.word_signs[:, None]
+        readouts = np.ascontiguousarray(values.transpose(0, 2, 1)).reshape(blocks * lanes, -1)[:batch]
+        return torch.from_numpy(readouts), torch.from_numpy(norms.reshape(-1)[:batch])
 
     def _output_rows(self, tables: _Tables, c: Coefficients) -> Tensor:
         """Offset of the row of each basis state at the end, and of a spare row for columns beyond them."""
@@ -259,18 +275,20 @@ class NativePlan:
     def run_back(
         self,
         amplitudes: Tensor,
-        weights: Tensor,
-        norm_weights: Tensor,
+        cotangent: Tensor,
+        out: Tensor,
+        norms: Tensor,
         c: Coefficients,
         need_x: bool,
         need_angles: bool,
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, np.ndarray | None]:
         """Cotangents of the amplitudes (B, n_amplitudes) and of the angles (n_angles,) float64.
 
         Args:
             amplitudes: as for `run`.
-            weights: (B, outputs) cotangents of the sums, times two.
-            norm_weights: (B,) cotangent of the norm, times two.
+            cotangent: (B, outputs) of the readouts, in the type of computation.
+            out: the readouts.
+            norms: the squared norms.
             c: the coefficients.
             need_x: whether the first result is wanted.
             need_angles: whether the second one is.
@@ -278,41 +296,47 @@ class NativePlan:
         tables = self.tables(amplitudes.dtype)
         lanes, batch = tables.lanes, amplitudes.shape[0]
         blocks = -(-batch // lanes)
-        records = [tables.load, *tables.zero, *tables.stages]
-        sums = squares = None
+        # out = sums / norm: every square carries the cotangent of the norm too.
+        weights = cotangent.numpy() * (2.0 / norms.numpy())[:, None]
+        norm_weights = -np.einsum("bk,bk->b", weights, out.numpy())
+        d_x = amplitudes.new_empty(blocks * lanes, tables.columns) if need_x else None
+        store = [tables.store] if need_x else []
         if self.readout == "probabilities":
             squares = amplitudes.new_zeros(blocks * lanes, tables.out_columns)
-            torch.add(weights, norm_weights[:, None], out=squares[:batch, : self.dim])
+            squares[:batch, : self.dim] = torch.from_numpy(weights + norm_weights[:, None])
             rows = self._output_rows(tables, c)  # must live until the code has run
-            records += [tables.outputs("load", True, rows), tables.scale]
+            records = [tables.load, *tables.zero, *tables.stages, tables.outputs("load", True, rows), tables.scale]
+            program = np.concatenate([*records, *tables.back(need_angles), *store])
+            spaces = _drive(tables, program, amplitudes, c, tables.size, out=d_x, weights=squares)
         else:
-            sums = amplitudes.new_zeros(blocks * lanes, weights.shape[1] + 1)
-            torch.mul(weights, torch.from_numpy(c.word_signs).to(weights.dtype), out=sums[:batch, :-1])
+            sums = np.zeros((blocks * lanes, weights.shape[1] + 1), tables.ones.dtype)
+            sums[:batch, :-1] = weights if c.word_signs is None else weights * c.word_signs
             sums[:batch, -1] = norm_weights
-            sums = sums.view(blocks, lanes, -1).transpose(1, 2).contiguous()
-            records.append(tables.seed)
-        records += tables.back(need_angles)
-        out = None
-        if need_x:
-            records.append(tables.store)
-            out = amplitudes.new_empty(blocks * lanes, tables.columns)
-        spaces = _drive(tables, records, amplitudes, out, sums, c, tables.size, squares)
-        d_x = None if out is None else out[:batch, : self.n_amplitudes]
+            sums = np.ascontiguousarray(sums.reshape(blocks, lanes, -1).transpose(0, 2, 1))
+            program = tables.program(
+                ("backward", need_x, need_angles),
+                lambda: [
+                    *(tables.load, *tables.zero, *tables.stages, tables.seed),
+                    *(*tables.back(need_angles), *store),
+                ],
+            )
+            spaces = _drive(tables, program, amplitudes, c, tables.size, out=d_x, sums=sums)
+        d_amplitudes = None if d_x is None else d_x[:batch, : self.n_amplitudes].contiguous()
         if not need_angles:
-            return d_x, None
+            return d_amplitudes, None
         if not self.n_turns:  # nothing but phases and permutations: the squares do not depend on the angles
-            return d_x, amplitudes.new_zeros(self._angles.n_angles, dtype=torch.float64)
-        totals = (
-            spaces[:, tables.turn_sums : tables.size].sum(0) if len(spaces) > 1 else spaces[0, tables.turn_sums :]
-        ).numpy()
-        rows = (totals[: tables.size - tables.turn_sums].reshape(-1, lanes) @ np.ones(lanes, totals.dtype)).astype(
-            np.float64
-        )
+            return d_amplitudes, np.zeros(self._angles.n_angles)
+        return d_amplitudes, self._angle_cotangent(spaces, tables, c)
+
+    def _angle_cotangent(self, spaces: Tensor, tables: _Tables, c: Coefficients) -> np.ndarray:
+        totals = spaces[:, tables.turn_sums : tables.size]
+        totals = (totals.sum(0) if len(spaces) > 1 else totals[0]).numpy()
+        rows = (totals.reshape(-1, tables.lanes) @ tables.ones).astype(np.float64)
         turn_sums = rows[self._sum_order]  # the kernels leave Y of a group and then X of it
         # Turns that are taken back leave out their cosines, on the state and on the cotangent.
         turn_sums *= np.exp(2 * (self._earlier @ np.log(c.cosines)))[:, None]
         phase_sums = rows[2 * self.n_turns :].reshape(len(c.scale), self.dim) * np.square(c.scale)[:, None]
-        return d_x, torch.from_numpy(self._angles.backward(c, turn_sums, phase_sums))
+        return self._angles.backward(c, turn_sums, phase_sums)
 
 
 @lru_cache(maxsize=1)
@@ -322,41 +346,47 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 def _drive(
     tables: _Tables,
-    records: list[np.ndarray],
+    program: np.ndarray,
     source: Tensor,
-    out: Tensor | None,
-    sums: Tensor | None,
     c: Coefficients,
     size: int,
+    out: Tensor | None = None,
+    sums: np.ndarray | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
     """Runs records on all blocks and returns the workspaces, one row per thread."""
     source = source.contiguous()
-    if source.shape[1] != tables.columns:
-        source = torch.nn.functional.pad(source, (0, tables.columns - source.shape[1]))
-    batch, lanes = source.shape[0], tables.lanes
-    blocks = -(-batch // lanes)
+    batch, n_columns = source.shape
+    if n_columns != tables.columns:
+        source = torch.nn.functional.pad(source, (0, tables.columns - n_columns))
+    blocks = -(-batch // tables.lanes)
     threads = max(1, min(torch.get_num_threads(), blocks // 2))
     spaces = source.new_empty(threads, -(-size // 64) * 64 + 64)
     if size > tables.turn_sums:
         spaces[:, tables.turn_sums :].zero_()
-    program = np.concatenate(records)
-    columns = [0 if tensor is None else tensor.shape[1] for tensor in (source, out, weights)]
-    shape = np.array([batch - 1, *columns], dtype=np.int64)
-    pointers = (ctypes.c_void_p * len(Io))()
-    tensors = {Io.IN: source, Io.OUT: out, Io.SUMS: sums, Io.WEIGHTS: weights}
-    for place, tensor in tensors.items():
-        pointers[place] = None if tensor is None else tensor.data_ptr()
-    pointers[Io.TURNS], pointers[Io.PHASES] = c.tangents.ctypes.data, c.phases.ctypes.data
-    pointers[Io.SHAPE] = shape.ctypes.data
-    drive, count = code.driver(), len(records)
+    out_columns = 0 if out is None else out.shape[1]
+    shape = np.array([batch - 1, tables.columns, out_columns, 0 if weights is None else weights.shape[1]])
+    pointers = np.array(
+        [
+            source.data_ptr(),
+            0 if out is None else out.data_ptr(),
+            0 if sums is None else sums.ctypes.data,
+            c.tangents.ctypes.data,
+            c.phases.ctypes.data,
+            shape.ctypes.data,
+            0 if weights is None else weights.data_ptr(),
+        ]
+    )
+    drive, count = code.driver(), len(program) // RECORD
+    where, tensors = program.ctypes.data, pointers.ctypes.data
+    first, step = spaces.data_ptr(), spaces.shape[1] * spaces.itemsize
+    if threads == 1:
+        drive(first, 0, where, tensors, count, blocks)
+        return spaces
     edges = [blocks * i // threads for i in range(threads + 1)]
 
     def work(i: int) -> None:
-        drive(spaces[i].data_ptr(), edges[i], program.ctypes.data, pointers, count, edges[i + 1])
+        drive(first + i * step, edges[i], where, tensors, count, edges[i + 1])
 
-    if threads == 1:
-        work(0)
-    else:
-        list(_pool(os.getpid()).map(work, range(threads)))
+    list(_pool(os.getpid()).map(work, range(threads)))
     return spaces

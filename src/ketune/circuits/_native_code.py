@@ -464,7 +464,7 @@ def _emit_readout(e: Emitter, width: int, components: int, patterns: tuple[int, 
     words = _Words(e, width, components, patterns)
     totals = [e.variable() for _ in patterns]
     if not patterns:
-        e.loop(words.count, lambda word: e.write(e.zeros(), words.sum(word)))
+        e.loop(words.count, lambda word: e.write(e.zeros(), words.sum(word), aligned=False))
 
     def body(number: Any) -> None:
         tile = words.tile(number)
@@ -482,13 +482,14 @@ def _emit_readout(e: Emitter, width: int, components: int, patterns: tuple[int, 
 
         def add(word: Any) -> None:
             place = words.sum(word)
-            e.write(e.fma(words.sign(number, word), e.read(words.pattern(word)), e.read(place)), place)
+            total = e.read(place, aligned=False)
+            e.write(e.fma(words.sign(number, word), e.read(words.pattern(word)), total), place, aligned=False)
 
         e.loop(words.count, add)
 
     e.loop(e.field(Field.COUNT), body)
     for i, total in enumerate(totals):
-        e.write(e.b.load(total, typ=e.vector), words.sum(I64(i)))
+        e.write(e.b.load(total, typ=e.vector), words.sum(I64(i)), aligned=False)
 
 
 def _emit_seed(e: Emitter, width: int, components: int, patterns: tuple[int, ...]) -> None:
@@ -500,7 +501,7 @@ def _emit_seed(e: Emitter, width: int, components: int, patterns: tuple[int, ...
         tile = words.tile(number)
         rows: list[Any] = [None] * (1 << width)
         for i, pattern in enumerate(patterns):
-            weight = (words.sign(number, I64(i)), e.read(words.sum(I64(i))))
+            weight = (words.sign(number, I64(i)), e.read(words.sum(I64(i)), aligned=False))
             rows[pattern] = e.b.fmul(*weight) if rows[pattern] is None else e.fma(*weight, rows[pattern])
         if not patterns:
             for i in range(1 << width):
@@ -508,7 +509,7 @@ def _emit_seed(e: Emitter, width: int, components: int, patterns: tuple[int, ...
 
             def add(word: Any) -> None:
                 place = words.pattern(word)
-                e.write(e.fma(words.sign(number, word), e.read(words.sum(word)), e.read(place)), place)
+                e.write(e.fma(words.sign(number, word), e.read(words.sum(word), aligned=False), e.read(place)), place)
 
             e.loop(words.count, add)
             rows = [e.read(words.row(I64(i))) for i in range(1 << width)]
