@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -125,6 +125,7 @@ def measure(cell: Cell, peers: dict[str, PeerProcess], args: argparse.Namespace,
             "wall_ms": 1e3 * wall,
             "calls": len(times["cpu"]),
             "first_s": row["first_s"],
+            "results_mib": results_bytes(cell, row["errors"]) / 2**20,
             "peak_mib": None if row["peak_bytes"] is None else row["peak_bytes"] / 2**20,
             "errors": row["errors"],
         }
@@ -132,6 +133,20 @@ def measure(cell: Cell, peers: dict[str, PeerProcess], args: argparse.Namespace,
             rows[module]["plan_operations"] = row["operations"]
         peers[module].ask("drop")
     cell["peers"] = rows
+
+
+def results_bytes(cell: Cell, results: Collection[str]) -> int:
+    """Size of what a peer returns: as far as they are in `results`, "out" and the gradients "x" and "angles"."""
+    n_wires, n_samples = cell["n_wires"], cell["n_samples"]
+    n_angles = cell["n_layers"] * n_wires * len(ROTATIONS[cell["kind"]])
+    sizes = {"out": n_samples * n_wires, "x": n_samples * 2**n_wires, "angles": n_angles}
+    return 4 * sum(sizes[name] for name in results)
+
+
+def finished(cell: Cell | None, modules: list[str]) -> bool:
+    """Whether a cell of the file holds all peers; one in which Ketune itself failed is measured again."""
+    rows = {} if cell is None else cell["peers"]
+    return set(modules) <= set(rows) and "failed" not in rows.get("ketune", {})
 
 
 def engine_version(source: Path | None) -> str:
@@ -226,11 +241,7 @@ def main() -> None:
         return
     asked = list(grid(args))
     keys = {" ".join(str(v) for v in (*list(cell.values())[:4], f"{args.threads}t")): cell for cell in asked}
-    missing = {
-        key: cell
-        for key, cell in keys.items()
-        if not set(args.peers) <= set(record["cells"].get(key, {}).get("peers", {}))
-    }
+    missing = {key: cell for key, cell in keys.items() if not finished(record["cells"].get(key), args.peers)}
     if missing:
         run_cells(missing, record, args)
     print_tables({**record, "cells": {key: record["cells"][key] for key in keys}})

@@ -68,12 +68,13 @@ def _mark(module: str, told: dict[str, Any]) -> str:
 
 
 def column_table(cells: list[Cell], told: dict[str, Any], modules: list[str], value: Callable[[Any], str]) -> str:
+    """One figure a peer, from its row of the cell."""
     rows = [[size(cell), *(value(cell["peers"].get(module, {})) for module in modules)] for cell in cells]
     return table(["wires, layers, samples", *(told[module].get("name", module) for module in modules)], rows)
 
 
 def _peak(row: dict[str, Any]) -> str:
-    return "-" if row.get("peak_mib") is None else number(row["peak_mib"])
+    return "-" if row.get("peak_mib") is None else number(max(0.0, row["peak_mib"] - row["results_mib"]))
 
 
 def _error(row: dict[str, Any]) -> str:
@@ -123,7 +124,7 @@ def print_tables(record: dict[str, Any]) -> None:
             print("\n\\* one sample at a time and no gradient to the features: less work, not counted as best peer")
         if any(module in MATRIX_FORMS for module in modules):
             print("\n† our idea on their simulator: the circuit's matrix once a call; not counted as best peer")
-        print("\nPeak memory of a call in MiB, beyond what the process held with its inputs.\n")
+        print("\nPeak memory of a call in MiB, beyond its inputs and results.\n")
         print(column_table(cells, told, modules, _peak))
         print("\nLargest relative error of values and gradients, in norm, in millionths.\n")
         print(column_table(cells, told, modules, _error))
@@ -133,11 +134,11 @@ def print_tables(record: dict[str, Any]) -> None:
             print(column_table(cells, told, compiled, _first))
         print("\nKetune against the machine.\n")
         print(limits_table(cells))
-        reasons = {
-            f"{told[module].get('name', module)}: {row['failed']} ({size(cell)})"
-            for cell in cells
-            for module, row in cell["peers"].items()
-            if "failed" in row
-        }
+        reasons: dict[str, list[str]] = {}
+        for cell in cells:
+            for module, row in cell["peers"].items():
+                if "failed" in row:
+                    reasons.setdefault(f"{told[module].get('name', module)}: {row['failed']}", []).append(size(cell))
         if reasons:
-            print("\nNot measured:\n\n" + "\n".join(f"- {reason}" for reason in sorted(reasons)))
+            print("\nNot measured (wires, layers, samples):\n")
+            print(*(f"- {reason} ({'; '.join(sizes)})" for reason, sizes in sorted(reasons.items())), sep="\n")
