@@ -158,7 +158,7 @@ def test_presets_are_what_they_say():
         ("readout", ["XQ"], "made of I, X, Y and Z"),
         ("readout", [], "at least one word"),
         ("ansatz", "ry_rign", r"did you mean 'ry_ring'"),
-        ("entangler", "star", "choose one of 'ring', 'linear', 'none'"),
+        ("entangler", "star", "choose one of 'ring', 'linear', 'brick', 'all', 'none'"),
         ("n_layers", 0, "at least 1"),
         ("control", "quantum", "choose one of 'trained', 'frozen', 'classical', 'none'"),
         ("readout_scale", "batch_norm", "choose one of"),

@@ -17,7 +17,7 @@ from ketune.adapters.circuit_features import CircuitFeatures, n_wires_for, unit_
 from ketune.adapters.config import AdapterConfig, ConfigError
 from ketune.adapters.controls import CONTROLS, GivensFeatures
 from ketune.adapters.update import Update
-from ketune.circuits import ANSATZE, Circuit
+from ketune.circuits import ANSATZE, ENTANGLERS, Circuit
 
 READOUTS = ("pauli_z", "probabilities", "amplitudes")
 PRESETS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,9 @@ class QAAConfig(AdapterConfig):
 
     ansatz: str = field(default="ryrz_ring_ry", metadata={"help": f"Circuit family: {', '.join(ANSATZE)}."})
     n_layers: int = field(default=1, metadata={"help": "Number of layers of the circuit."})
-    entangler: str = field(default="ring", metadata={"help": "CNOTs of each layer: 'ring', 'linear' or 'none'."})
+    entangler: str = field(
+        default="ring", metadata={"help": "CNOTs of each layer: 'ring', 'linear', 'brick', 'all' or 'none'."}
+    )
     readout: str | list[str] = field(
         default="pauli_z",
         metadata={
@@ -87,7 +89,7 @@ class QAAConfig(AdapterConfig):
         super().__post_init__()
         self._choose("ansatz", tuple(ANSATZE))
         self._require("n_layers", self.n_layers >= 1, "must be at least 1")
-        self._choose("entangler", ("ring", "linear", "none"))
+        self._choose("entangler", ENTANGLERS)
         if isinstance(self.readout, str):
             if self.readout not in READOUTS:
                 self._refuse(

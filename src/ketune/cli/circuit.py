@@ -30,7 +30,7 @@ def run(
         int | None, typer.Option(metavar="N", help=rf"How often the layer repeats. \[default: {_LAYERS}]")
     ] = None,
     entangler: Annotated[
-        str | None, typer.Option(metavar="NAME", help=rf"ring, linear or none. \[default: {_ENTANGLER}]")
+        str | None, typer.Option(metavar="NAME", help=rf"ring, linear, brick, all or none. \[default: {_ENTANGLER}]")
     ] = None,
     in_features: Annotated[
         int | None, typer.Option(metavar="N", help="Instead of --wires: as many as hold N amplitudes.")
