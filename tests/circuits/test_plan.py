@@ -93,7 +93,8 @@ def test_more_rotations_on_a_wire_than_a_table_holds_open_another_layer():
 def test_the_cost_model_runs_compiled_code_unless_the_circuit_is_deep_and_the_wires_few():
     assert plan_of(rxryrz_ring(10, 2)).form(512, "cpu") == "native"
     assert plan_of(rxryrz_ring(6, 2)).form(64, "cpu") == "native"
-    assert plan_of(rxryrz_ring(4, 24)).form(8192, "cpu") == "matrix"
+    assert plan_of(rxryrz_ring(6, 16)).form(2048, "cpu") == "native"
+    assert plan_of(rxryrz_ring(4, 64)).form(8192, "cpu") == "matrix"
     assert plan_of(rxryrz_ring(10, 2)).form(512, "cuda") == "layers"
 
 

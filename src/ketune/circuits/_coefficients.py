@@ -24,7 +24,7 @@ class Coefficients:
     turn_signs: Array  # (turns,)
     phase_signs: Array  # (stages, most phases)
     word_signs: Array | None  # (words,) in the type of computation; None when all are positive
-    origin: int  # address of the row that holds basis state 0 at the end
+    origin: int  # address of the row that holds basis state 0 at the end, for readout "probabilities"
     scale: Array  # (stages,) product of the cosines
     tangents: Array  # (turns,) in the type of computation
     phases: Array  # (stages, 2 ** n_wires, components) in the type of computation, times the scale
@@ -59,6 +59,7 @@ class AngleMap:
         flips = [[mask >> slot & 1 for slot in range(self.n_slots)] for mask in masks]
         self._flips = np.array(flips, dtype=np.float64).reshape(len(masks), self.n_slots)
         self._no_flips = np.ones(len(masks))
+        self._moves_outputs = not passes.words  # readout "probabilities": the address of basis state 0 matters
         edges = np.cumsum([0, len(turns), self._source.size, len(passes.words), len(passes.outputs)])
         self._of_turns, self._of_phases, self._of_words, self._of_wires = map(slice, edges[:-1], edges[1:])
 
@@ -108,11 +109,12 @@ class AngleMap:
         flipped = np.abs(sine) > np.abs(cosine)
         signs, word_signs, origin = self._no_flips, None, 0
         if flipped.any():
+            flips = flipped.astype(np.float64)
             cosine, sine = np.where(flipped, sine, cosine), np.where(flipped, -cosine, sine)
-            lead = lead + np.pi * flipped
-            signs = 1 - 2 * np.mod(self._flips @ flipped, 2)
+            lead = lead + np.pi * flips
+            signs = 1 - 2 * np.mod(self._flips @ flips, 2)
             word_signs = signs[self._of_words].astype(dtype)
-            for word, sign in zip(self.passes.outputs, signs[self._of_wires].tolist()):
+            for word, sign in zip(self.passes.outputs, signs[self._of_wires].tolist()) if self._moves_outputs else ():
                 origin ^= word.parity if sign < 0 else 0
         tangents = (sine / cosine)[self.turn_slots]
         turn_signs = signs[self._of_turns]
