@@ -118,6 +118,12 @@ def _native_chunks(plan: Plan, x: Tensor, dtype: torch.dtype) -> Iterator[tuple[
         yield slice(start, start + step), states
 
 
+def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Outside autograd, in a type; `Tensor.to` costs microseconds even where it has nothing to do."""
+    tensor = tensor.detach()
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def _run_native(plan: Plan, native: NativePlan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(x, angles)
     coefficients = native.coefficients(angles, dtype)
@@ -141,7 +147,7 @@ def _run_native_back(
 ) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(x, angles)
     coefficients = native.coefficients(angles, dtype)
-    cotangent, out, norms = (tensor.detach().to(dtype) for tensor in (cotangent, out, norms))
+    cotangent, out, norms = (_plain(tensor, dtype) for tensor in (cotangent, out, norms))
     d_x, d_angles = [], []
     for part, amplitudes in _native_chunks(plan, x, dtype):
         d_part, d_angles_part = native.run_back(
@@ -155,7 +161,7 @@ def _run_native_back(
             d_angles.append(d_angles_part)
     whole = d_x[0] if len(d_x) == 1 else torch.cat(d_x) if d_x else x.new_empty(0, dtype=dtype)
     total = torch.from_numpy(sum(d_angles[1:], d_angles[0])) if d_angles else angles.new_empty(0)
-    return whole, total.to(dtype)
+    return whole, _plain(total, dtype)
 
 
 def run_native_once(circuit: Circuit, x: Tensor) -> Callable[[], object]:
@@ -308,7 +314,7 @@ def run_program_back(
     with _full_precision(x.device.type):
         if len(program.plans) == 1:
             d_x, d_angles = _run_plan_back(program.plans[0], cotangent, x, angles, out, norms, need_x, need_angles)
-            return d_x.to(x.dtype), d_angles.to(angles.dtype)
+            return _plain(d_x, x.dtype), _plain(d_angles, angles.dtype)
         d_x, d_angles = None, None
         for plan, columns in zip(program.plans, program.columns):
             c = list(columns)

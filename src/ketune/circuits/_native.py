@@ -231,7 +231,10 @@ class NativePlan:
 
     def coefficients(self, angles: Tensor, dtype: torch.dtype) -> Coefficients:
         """What the angles make of the stages."""
-        values = angles.detach().to(torch.promote_types(angles.dtype, torch.float32)).numpy()  # NumPy has no bfloat16
+        values = angles.detach()
+        if values.dtype not in (torch.float32, torch.float64):
+            values = values.float()  # NumPy has no bfloat16
+        values = values.numpy()
         if self._last is not None and self._last[1] == dtype and np.array_equal(self._last[0], values):
             return self._last[2]
         c = self._angles.forward(values.astype(np.float64), np.float32 if dtype == torch.float32 else np.float64)

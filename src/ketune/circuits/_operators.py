@@ -252,6 +252,9 @@ class _BackwardFunction(torch.autograd.Function):
         return _map_backward(_BackwardFunction.apply, info, in_dims, args)
 
 
+_MANY_SAMPLES = 1024
+
+
 class _EagerFunction(torch.autograd.Function):
     """The same for plain eager mode, where torch has half the work to do for a call."""
 
@@ -259,8 +262,8 @@ class _EagerFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, angles: Tensor, description: str) -> Tensor:
         out, norms = _forward(x, angles, description)
         ctx.description = description
-        # Norms of features are cheaper to find again than to keep.
-        ctx.save_for_backward(x, angles, out, None if angles.ndim == 1 else norms)
+        # Norms of many features are cheaper to find again than to keep.
+        ctx.save_for_backward(x, angles, out, norms if angles.ndim > 1 or x.shape[0] < _MANY_SAMPLES else None)
         return out
 
     @staticmethod
