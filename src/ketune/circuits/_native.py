@@ -7,6 +7,7 @@ cotangent are taken back side by side: nothing of the size of a state is kept be
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ class _Tables:
         passes, dim = plan.passes, plan.dim
         self._kept: list[Tensor] = []
         self._programs: dict[tuple[object, ...], np.ndarray] = {}
-        self.ones = np.ones(lanes, np.float32 if bits == 32 else np.float64)
+        self.array_type = np.float32 if bits == 32 else np.float64
         self.cotangent = (dim + 1) * self.row
         self.turn_sums = 2 * self.cotangent
         self.phase_sums = self.turn_sums + 2 * plan.n_turns * lanes
@@ -260,7 +261,7 @@ class NativePlan:
             norms = out.sum(1).clamp_min_(SMALLEST_SQUARED_NORM)
             return out / norms[:, None], norms
         program = tables.program(("forward",), lambda: [tables.load, *tables.zero, *tables.stages, tables.readout])
-        sums = np.empty((blocks, len(self.passes.words) + 1, lanes), tables.ones.dtype)
+        sums = np.empty((blocks, len(self.passes.words) + 1, lanes), tables.array_type)
         _drive(tables, program, amplitudes, c, tables.forward_size, sums=sums)
         norms = np.maximum(sums[:, -1], SMALLEST_SQUARED_NORM)
         values = sums[:, :-1] / norms[:, None]
@@ -312,7 +313,7 @@ class NativePlan:
             program = np.concatenate([*records, *tables.back(need_angles), *store])
             spaces = _drive(tables, program, amplitudes, c, tables.size, out=d_x, weights=squares)
         else:
-            sums = np.zeros((blocks * lanes, weights.shape[1] + 1), tables.ones.dtype)
+            sums = np.zeros((blocks * lanes, weights.shape[1] + 1), tables.array_type)
             sums[:batch, :-1] = weights if c.word_signs is None else weights * c.word_signs
             sums[:batch, -1] = norm_weights
             sums = np.ascontiguousarray(sums.reshape(blocks, lanes, -1).transpose(0, 2, 1))
@@ -332,9 +333,13 @@ class NativePlan:
         return d_amplitudes, self._angle_cotangent(spaces, tables, c)
 
     def _angle_cotangent(self, spaces: Tensor, tables: _Tables, c: Coefficients) -> np.ndarray:
-        totals = spaces[:, tables.turn_sums : tables.size]
-        totals = (totals.sum(0) if len(spaces) > 1 else totals[0]).numpy()
-        rows = (totals.reshape(-1, tables.lanes) @ tables.ones).astype(np.float64)
+        # Plain additions: torch and BLAS would wake threads that go on to wait for work on the cores of the next call.
+        totals = spaces.numpy()[:, tables.turn_sums : tables.size]
+        lanes = (totals[0] if len(totals) == 1 else totals.sum(0)).reshape(-1, tables.lanes)
+        while lanes.shape[1] > 1:
+            half = lanes.shape[1] // 2
+            lanes = lanes[:, :half] + lanes[:, half:]
+        rows = lanes[:, 0].astype(np.float64)
         turn_sums = rows[self._sum_order]  # the kernels leave Y of a group and then X of it
         # Turns that are taken back leave out their cosines, on the state and on the cotangent.
         turn_sums *= np.exp(2 * (self._earlier @ np.log(c.cosines)))[:, None]
@@ -365,8 +370,6 @@ def _drive(
     blocks = -(-batch // tables.lanes)
     threads = max(1, min(torch.get_num_threads(), blocks // 2))
     spaces = source.new_empty(threads, -(-size // 64) * 64 + 64)
-    if size > tables.turn_sums:
-        spaces[:, tables.turn_sums :].zero_()
     out_columns = 0 if out is None else out.shape[1]
     shape = np.array([batch - 1, tables.columns, out_columns, 0 if weights is None else weights.shape[1]])
     pointers = np.array(
@@ -383,13 +386,17 @@ def _drive(
     drive, count = code.driver(), len(program) // RECORD
     where, tensors = program.ctypes.data, pointers.ctypes.data
     first, step = spaces.data_ptr(), spaces.shape[1] * spaces.itemsize
-    if threads == 1:
-        drive(first, 0, where, tensors, count, blocks)
-        return spaces
     edges = [blocks * i // threads for i in range(threads + 1)]
 
     def work(i: int) -> None:
+        # Sums start at zero. Not by torch, whose own threads would wait for more work on the cores that we need now.
+        if size > tables.turn_sums:
+            offset = tables.turn_sums * spaces.itemsize
+            ctypes.memset(first + i * step + offset, 0, step - offset)
         drive(first + i * step, edges[i], where, tensors, count, edges[i + 1])
 
-    list(_pool(os.getpid()).map(work, range(threads)))
+    others = [_pool(os.getpid()).submit(work, i) for i in range(1, threads)]
+    work(0)
+    for other in others:
+        other.result()
     return spaces
