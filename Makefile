@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: compare test test-slow lint docs bench clean help
+.PHONY: compare test test-slow lint docs bench bench-simulators clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,10 @@ docs: $(STAMP)  ## check the documentation: links, and that its code runs, docst
 bench: $(STAMP)  ## speed and memory, with the peers beside us in the same run
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/circuits.py
+
+bench-simulators: $(STAMP)  ## circuits beside every simulator that can be installed; makes .venv-peers
+	$(BIN)/python benchmarks/peers/install.py
+	$(BIN)/python benchmarks/simulators.py
 
 clean:  ## remove the environment and caches, never results
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
