@@ -8,6 +8,7 @@ import torch
 from ketune.circuits import Circuit, Gate, run, rxryrz_ring, ry_ring, ryrz_ring_ry, simulate
 from ketune.circuits._gates import elementary_steps
 from ketune.circuits._layers import draft_layers
+from ketune.circuits._plan import program
 from ketune.circuits.observables import pauli_z_words, word_signs
 
 native = pytest.importorskip("ketune.circuits._native")
@@ -160,3 +161,20 @@ def test_phases_alone_need_no_stage():
     out = run(circuit, x, angles)
     assert torch.autograd.grad(out.sum(), angles)[0].abs().max() == 0
     torch.testing.assert_close(out, readouts(circuit, x, angles, pauli_z_words(3)))
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        lambda f, x, a: f(x, a),
+        lambda f, x, a: torch.func.vmap(lambda row: f(row, a))(x),
+        lambda f, x, a: torch.func.jvp(lambda t: f(x, t), (a,), (a,))[0],
+    ],
+)
+def test_the_first_call_may_come_inside_any_mode(surroundings):
+    program.cache_clear()
+    circuit = ryrz_ring_ry(3, 1)
+    x, angles = (tensor.detach() for tensor in draw(circuit, 4))
+    with torch.device("meta"), torch.inference_mode(False):
+        got = surroundings(lambda x, a: run(circuit, x, a), x, angles)
+    torch.testing.assert_close(got, readouts(circuit, x, angles, pauli_z_words(3)))

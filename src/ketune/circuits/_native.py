@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ketune.circuits import _native_code as code
+from ketune.circuits._apart import apart
 from ketune.circuits._coefficients import AngleMap, Coefficients
 from ketune.circuits._layers import Draft
 from ketune.circuits._native_code import RECORD, Field
@@ -227,7 +228,7 @@ class NativePlan:
         """Records for a type of computation."""
         bits = 32 if dtype == torch.float32 else 64
         if bits not in self._tables:
-            self._tables[bits] = _Tables(self, bits)
+            self._tables[bits] = apart(lambda: _Tables(self, bits))
         return self._tables[bits]
 
     def coefficients(self, angles: Tensor, dtype: torch.dtype) -> Coefficients:

@@ -1,11 +1,12 @@
 """From a circuit to a plan: layers of one-wire matrices and signed permutations, with every table precomputed."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from ketune.circuits._apart import apart
 from ketune.circuits._costs import current_rates, native_is_available
 from ketune.circuits._gate_matrices import angle_tables, most_rotations, turned_products
 from ketune.circuits._layers import draft_layers, permutation, slot_terms, split_phases
@@ -115,7 +116,8 @@ class Plan:
         if self._native is None:
             from ketune.circuits._native import NativePlan
 
-            self._native = NativePlan(self._whole, self.n_wires, self.n_angles, self.readout, self.n_amplitudes)
+            make = partial(NativePlan, self._whole, self.n_wires, self.n_angles, self.readout, self.n_amplitudes)
+            self._native = apart(make)
         return self._native
 
     def form(self, n_samples: int, device_type: str) -> str:
@@ -155,9 +157,7 @@ class Plan:
         """The constants on a device, made on first use and kept."""
         key = (device, dtype)
         if key not in self._tables:
-            # Tables outlive the mode they are made in: an inference tensor could not be used in training later.
-            with torch.inference_mode(False), torch.no_grad():
-                self._tables[key] = self._make_tables(device, dtype)
+            self._tables[key] = apart(lambda: self._make_tables(device, dtype))
         return self._tables[key]
 
     def _make_tables(self, device: torch.device, dtype: torch.dtype) -> Tables:
@@ -304,6 +304,10 @@ def describe(
 @lru_cache(maxsize=256)
 def program(description: str) -> Program:
     """The program of a description, compiled on first use."""
+    return apart(lambda: _make_program(description))
+
+
+def _make_program(description: str) -> Program:
     encoding, words, n_readouts, n_features, circuit_text = description.split("|", 4)
     circuit = Circuit.from_text(circuit_text)
     if words in READOUTS:

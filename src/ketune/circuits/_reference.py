@@ -5,7 +5,6 @@ to four neighbouring wires are multiplied out, so that a layer is two or three m
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from itertools import pairwise
@@ -14,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ketune.circuits._apart import apart
 from ketune.circuits._execute import SMALLEST_SQUARED_NORM, compute_dtype
+from ketune.circuits._gate_matrices import angle_tables, most_rotations
 from ketune.circuits._gates import elementary_steps
-from ketune.circuits._layers import Slot, draft_layers, permutation, slot_terms
+from ketune.circuits._layers import draft_layers, permutation, slot_terms
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import READOUTS, count_readouts, pauli_z_words
 
@@ -45,7 +46,8 @@ class Reference:
         self.n_layers = len(drafts)
         slots = [slot for draft in drafts for slot in draft.slots]
         self._used = [[bool(slot) for slot in draft.slots] for draft in drafts]
-        self._index, self._half = _angle_tables(slots)
+        index, self._half = angle_tables(slots, most_rotations(slots))
+        self._index = index.view(self._half.shape)
         terms = torch.stack([slot_terms(slot, len(self._half)) for slot in slots])  # (slots, 2 ** rotations, 2, 2)
         self.is_real = self.encoding != "iqp" and not terms.imag.any()
         self._terms = (terms.real if self.is_real else terms).flatten(2)
@@ -56,9 +58,7 @@ class Reference:
         """The constant tensors, made on first use and kept."""
         key = (device, dtype)
         if key not in self._kept:
-            # They outlive this call, so they are made on a thread that no mode and no transform of torch.func reaches.
-            with ThreadPoolExecutor(1) as thread:
-                self._kept[key] = thread.submit(_Constants, self, device, dtype).result()
+            self._kept[key] = apart(lambda: _Constants(self, device, dtype))
         return self._kept[key]
 
     def __call__(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,18 +182,6 @@ def wire_groups(n_wires: int) -> list[range]:
     count = -(-n_wires // _GROUP)
     bounds = [n_wires * k // count for k in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]
-
-
-def _angle_tables(slots: list[Slot]) -> tuple[Tensor, Tensor]:
-    """Index of and half the factor on the angle of each rotation of each slot, both (rotations, slots)."""
-    rotations = [[(step.angle, step.factor) for step in slot if step.angle is not None] for slot in slots]
-    most = max((len(each) for each in rotations), default=0)
-    index = torch.zeros(most, len(slots), dtype=torch.int64)
-    half = torch.zeros(most, len(slots), dtype=torch.float64)
-    for column, each in enumerate(rotations):
-        for row, (angle, factor) in enumerate(each):
-            index[row, column], half[row, column] = angle, factor / 2
-    return index, half
 
 
 def _move(permutes: list[tuple[str, tuple[int, ...]]], n_wires: int) -> Move | None:
