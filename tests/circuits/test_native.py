@@ -163,6 +163,7 @@ def test_phases_alone_need_no_stage():
     torch.testing.assert_close(out, readouts(circuit, x, angles, pauli_z_words(3)))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward mode calls it
 @pytest.mark.parametrize(
     "surroundings",
     [
