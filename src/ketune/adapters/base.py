@@ -1,273 +1,24 @@
-"""All of the plumbing that Hugging Face PEFT asks of a method, written once.
+"""Where a method is made: an `AdapterConfig` (hyper-parameters) and an `Update` (the trainable function beside one
+frozen linear map, `y = W0 x + update(x)`), joined by one call of `register`.
 
-A method is an `AdapterConfig` (hyper-parameters) and an `Update` (the trainable function beside one frozen linear map,
-`y = W0 x + update(x)`), joined by one call of `register`. Everything else lives here: injection, several adapters,
-adapters per row of a batch, disabling, merging and exact unmerging, `torch.nn.Linear` and `Conv1D`, quantised bases,
-dtypes, saving and loading.
+All the rest is written once: `adapter_layer.py` has the layer (forward, several adapters, adapters per row of a batch,
+disabling, merging and exact unmerging, `torch.nn.Linear` and `Conv1D`, quantised bases, dtypes), `tuner.py` the model
+(injection, parts shared by all layers, weighted sums, saving and loading).
 """
 
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, ClassVar, TypeVar, cast
-
-import torch
-from peft.tuners.tuners_utils import (
-    BaseTuner,
-    BaseTunerLayer,
-    _get_in_out_features,
-    check_adapters_to_merge,
-)
-from peft.utils import get_quantization_kwargs, quantization_extra_repr, resolve_quantization_backend
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from torch import nn
-from transformers.pytorch_utils import Conv1D
+from typing import TypeVar
 
 from ketune.adapters._peft_types import register_with_peft
+from ketune.adapters.adapter_layer import BASE_ONLY, AdapterLayer
+from ketune.adapters.combining import counting_parts, make_update
 from ketune.adapters.config import AdapterConfig
+from ketune.adapters.tuner import AdapterTuner
 from ketune.adapters.update import Update
 
-BASE_ONLY = "__base__"
-"""PEFT's name, in `adapter_names`, for a row that no adapter touches."""
-
-
-class AdapterLayer(nn.Module, BaseTunerLayer):
-    """A frozen linear layer with any number of named updates beside it."""
-
-    adapter_layer_names: tuple[str, ...] = ()
-    other_param_names: tuple[str, ...] = ()
-
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **kwargs: Any) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.quantization_backend = resolve_quantization_backend(
-            self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
-        )
-        setattr(self, self.adapter_layer_names[0], nn.ModuleDict())
-        self.merged_adapters = []
-        self.cast_input_dtype_enabled = True
-        self._weight_before_merge: Any = None
-        in_features, out_features = _get_in_out_features(self.get_base_layer())
-        if in_features is None or out_features is None:
-            raise TypeError(f"a {type(self.get_base_layer()).__name__} has no input and output width to adapt")
-        self.in_features, self.out_features = in_features, out_features
-        self._active_adapter = [adapter_name]
-        self.update_layer(adapter_name, config)
-
-    @property
-    def updates(self) -> nn.ModuleDict:
-        """The updates by adapter name."""
-        return getattr(self, self.adapter_layer_names[0])
-
-    def update_layer(self, adapter_name: str, config: AdapterConfig, inference_mode: bool = False) -> None:
-        """Add one adapter to this layer."""
-        update = config.make_update(self.in_features, self.out_features)
-        if not config.init_weights:
-            update.randomize()
-        self.updates[adapter_name] = update
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
-
-    # ------------------------------------------------------------------------------------------------- forward
-
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        adapter_names = kwargs.pop("adapter_names", None)
-        if adapter_names is not None:
-            return self._mixed_batch_forward(x, *args, adapter_names=adapter_names, **kwargs)
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        result = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
-            return result
-        dtype = result.dtype
-        if self.quantization_backend is not None:
-            result = self.quantization_backend.maybe_clone_base_result(result)
-        for name in self.active_adapters:
-            if name in self.updates:
-                result = result + self._delta(name, x)
-        return result.to(dtype)
-
-    def update_of(self, name: str) -> Update:
-        """The update of the adapter called `name`."""
-        return cast(Update, self.updates[name])
-
-    def _delta(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        update = self.update_of(name)
-        return update(update.dropout(self._cast_input_dtype(x, update.dtype)))
-
-    def _mixed_batch_forward(
-        self, x: torch.Tensor, *args: Any, adapter_names: list[str], **kwargs: Any
-    ) -> torch.Tensor:
-        """Forward with another adapter for each row of the batch, as PEFT's `adapter_names` asks."""
-        if len(x) != len(adapter_names):
-            raise ValueError(
-                f"Length of `adapter_names` should be the same as the number of inputs, but got {len(adapter_names)} "
-                f"and {len(x)} respectively."
-            )
-        if self.merged:
-            raise ValueError(
-                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
-            )
-        result = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters:
-            return result
-        result = result.clone()
-        for name in dict.fromkeys(adapter_names):
-            if name == BASE_ONLY or name not in self.updates:
-                continue
-            rows = torch.tensor([i for i, row in enumerate(adapter_names) if row == name], device=x.device)
-            result[rows] = (result[rows] + self._delta(name, x[rows])).to(result.dtype)
-        return result
-
-    # ------------------------------------------------------------------------------------------------- merging
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Fold adapters into the base weight. `unmerge` restores the weight bit for bit.
-
-        Raises:
-            ValueError: when an update is not linear in x, or `safe_merge` meets a value that is not finite.
-        """
-        for name in check_adapters_to_merge(self, adapter_names) or []:
-            if name not in self.updates:
-                continue
-            self._check_mergeable(name)
-            weight = self.get_base_weight()
-            delta = self.get_delta_weight(name).to(device=weight.device, dtype=torch.float32)
-            merged = (weight.to(torch.promote_types(weight.dtype, torch.float32)) + delta).to(weight.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
-            if not self.merged:
-                self._weight_before_merge = self._keep_weight(weight)
-            self.set_base_weight(merged)
-            self.merged_adapters.append(name)
-
-    def unmerge(self) -> None:
-        """Put the weight back as it was before the first merge."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        device = next(iter(self.get_base_layer().parameters())).device
-        if self.quantization_backend is None:
-            self.set_base_weight(self._weight_before_merge.to(device))
-        else:
-            self._restore_quantized(device)
-        self._weight_before_merge = None
-        self.merged_adapters.clear()
-
-    def _keep_weight(self, weight: torch.Tensor) -> Any:
-        # Merging builds a new tensor and only rebinds the layer to it, so keeping the old one costs no copy.
-        if self.quantization_backend is None:
-            return weight
-        return weight.detach().clone()
-
-    def _restore_quantized(self, device: torch.device) -> None:
-        # Quantising values that already lie on the quantiser's grid gives the same codes back.
-        self.set_base_weight(self._weight_before_merge.to(device))
-
-    def _check_mergeable(self, adapter_name: str) -> None:
-        reason = self.update_of(adapter_name).why_not_mergeable
-        if reason:
-            raise ValueError(f"adapter {adapter_name!r} cannot be merged: {reason}")
-
-    def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
-        """The change of the stored weight that an adapter linear in x stands for.
-
-        (out_features, in_features) for linear layers, transposed for `Conv1D`, which stores its weight the other way.
-        """
-        self._check_mergeable(adapter_name)
-        with torch.no_grad():
-            delta = self.update_of(adapter_name).delta_weight()
-        return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        return adapter_name in self.updates and self.update_of(adapter_name).why_not_mergeable is None
-
-    def extra_repr(self) -> str:
-        return quantization_extra_repr(self)
-
-
-class AdapterTuner(BaseTuner):
-    """Injects `AdapterLayer`s into a model; one subclass per method is made by `register`."""
-
-    prefix: str = "ketune_"
-    tuner_layer_cls: type[AdapterLayer] = AdapterLayer
-    target_module_mapping: ClassVar[dict[str, Any]] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-
-    def _create_and_replace(
-        self,
-        config: AdapterConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        kwargs = get_quantization_kwargs(self)
-        config = config.for_module(current_key)
-        if isinstance(target, self.tuner_layer_cls):
-            target.update_layer(adapter_name, config)
-            return
-        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        backend = resolve_quantization_backend(base, **kwargs)
-        if not isinstance(base, nn.Linear | Conv1D) and (backend is None or backend.layer_type != "linear"):
-            raise TypeError(
-                f"{current_key} is a {type(base).__name__}, which {type(config).__name__} cannot adapt; "
-                "name torch.nn.Linear, transformers Conv1D or quantised linear layers in target_modules"
-            )
-        layer = self.tuner_layer_cls(target, adapter_name, config, **kwargs)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        # PEFT looks for the adapter's name in the last two parts of the key; an update may nest deeper than that.
-        container = f"{cls.prefix}update."
-        head, found, tail = key.rpartition(container)
-        if found and tail.startswith(f"{adapter_name}."):
-            return head + container + tail.removeprefix(f"{adapter_name}.")
-        return super()._remove_adapter_name_from_key(key, adapter_name)
-
-    def _check_merge_allowed(self) -> None:
-        super()._check_merge_allowed()
-        for module in self.model.modules():
-            if isinstance(module, AdapterLayer):
-                for name in module.active_adapters:
-                    if name in module.updates:
-                        module._check_mergeable(name)
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        adapter_names = kwargs.pop("adapter_names", None)
-        if adapter_names is None:
-            yield
-            return
-        if self.training:
-            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
-        layers = [module for module in self.modules() if isinstance(module, AdapterLayer)]
-        known = {name for layer in layers for name in layer.updates}
-        unknown = set(adapter_names) - known - {BASE_ONLY}
-        if unknown:
-            raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
-        hook = partial(_pass_adapter_names, adapter_names=adapter_names)
-        handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _pass_adapter_names(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], adapter_names: list[str]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, "adapter_names": adapter_names}
-
+__all__ = ["BASE_ONLY", "AdapterLayer", "AdapterTuner", "register"]
 
 ConfigT = TypeVar("ConfigT", bound=AdapterConfig)
 
@@ -289,15 +40,29 @@ def register(name: str, config_cls: type[ConfigT], update_cls: type[Update]) -> 
         # PEFT's "all-linear" finds layers that already carry adapters by this part of their class name.
         f"{title}Linear",
         (AdapterLayer,),
-        {"adapter_layer_names": (f"{name}_update",), "__module__": home},
+        {
+            "adapter_layer_names": (f"{name}_update",),
+            "has_shared_part": config_cls.has_shared_part,
+            "__module__": home,
+        },
     )
     tuner_cls = type(
-        f"{title}Model", (AdapterTuner,), {"prefix": f"{name}_", "tuner_layer_cls": layer_cls, "__module__": home}
+        f"{title}Model",
+        (AdapterTuner,),
+        {
+            "prefix": f"{name}_",
+            "tuner_layer_cls": layer_cls,
+            "uses_shared_state": config_cls.has_shared_part,
+            "__module__": home,
+        },
     )
     # Pickle finds classes by module and name, so the generated ones have to be there.
     for cls in (layer_cls, tuner_cls):
         setattr(sys.modules[home], cls.__name__, cls)
     config_cls.method = name
-    config_cls.make_update = lambda self, in_features, out_features: update_cls(self, in_features, out_features)
+    config_cls.parameter_count = counting_parts(config_cls.parameter_count)
+    config_cls.make_update = lambda self, in_features, out_features: make_update(
+        self, update_cls, in_features, out_features
+    )
     register_with_peft(name, config_cls, tuner_cls)
     return config_cls

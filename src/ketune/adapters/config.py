@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from peft import PeftConfig
@@ -16,7 +17,7 @@ from torch import nn
 from ketune.errors import KetuneError
 
 if TYPE_CHECKING:
-    from ketune.adapters.update import Update
+    from ketune.adapters.update import Place, Update
 
 CARD_HEADING = "## How to load this adapter"
 
@@ -38,6 +39,12 @@ class AdapterConfig(PeftConfig):
 
     size_field: ClassVar[str] = ""
     """The field that `size_pattern` overrides; the method's size."""
+
+    has_shared_part: ClassVar[bool] = False
+    """Whether `make_shared` makes a part that all layers of an adapter share.
+
+    Such a method lives on a whole model only: PEFT refuses to inject it without a tuner (`inject_adapter_in_model`).
+    """
 
     target_modules: list[str] | str | None = field(
         default=None,
@@ -74,6 +81,10 @@ class AdapterConfig(PeftConfig):
         default=True,
         metadata={"help": "True: the adapted model starts exactly as the base model. False: random (for tests)."},
     )
+    combined: list[dict[str, Any]] | None = field(
+        default=None,
+        metadata={"help": "Written by add_weighted_adapter: the weights and configs of the adapters it adds up."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,15 +104,32 @@ class AdapterConfig(PeftConfig):
         self._choose("bias", ("none", "all", f"{self.method}_only"))
 
     def for_module(self, name: str) -> Self:
-        """The config for the module of this name: itself, or with the size that `size_pattern` gives it."""
+        """The config for the module of this name: with the size that `size_pattern` gives it and a seed of its own."""
+        if self.combined:
+            from ketune.adapters.combining import combined_for_module
+
+            return cast(Self, combined_for_module(self, name))
+        changes: dict[str, Any] = {}
         key = get_pattern_key(list(self.size_pattern), name)
-        if key not in self.size_pattern:
-            return self
-        return replace(self, **{self.size_field: self.size_pattern[key], "size_pattern": {}})
+        if key in self.size_pattern:
+            changes = {self.size_field: self.size_pattern[key], "size_pattern": {}}
+        if hasattr(self, "seed"):
+            changes["seed"] = module_seed(self.seed, name)  # pyright: ignore[reportAttributeAccessIssue]
+        return replace(self, **changes) if changes else self
 
     def parameter_count(self, in_features: int, out_features: int) -> int:
         """Number of trainable parameters that this method adds to one linear layer of the given shape, exactly."""
         raise NotImplementedError
+
+    def make_shared(self, places: Sequence[Place]) -> nn.Module | None:
+        """The part that all layers of the adapter share, or None; called once, when the layers are known.
+
+        It is saved with the adapter, and each update receives it through `Update.attach`.
+
+        Args:
+            places: every layer of the adapter, in the model's order.
+        """
+        return None
 
     @property
     def needs_calibration(self) -> bool:
@@ -145,6 +173,17 @@ class AdapterConfig(PeftConfig):
     def make_update(self, in_features: int, out_features: int) -> Update:
         """Build the trainable update for one layer; filled in by `register`."""
         raise NotImplementedError
+
+
+def module_seed(seed: int, name: str) -> int:
+    """A seed for one module, from the adapter's seed and the end of the module's name.
+
+    Names are read from the number of the block on ("0.attn.q_proj"), so that a model finds its start again under
+    another wrapper or head.
+    """
+    parts = name.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    return zlib.crc32(".".join(parts[first:]).encode(), seed & 0xFFFFFFFF)
 
 
 def _as_set(value: Any) -> Any:

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
 import torch
 from torch import nn
 
 from ketune.adapters.config import AdapterConfig
+
+if TYPE_CHECKING:
+    from ketune.adapters.adapter_layer import AdapterLayer
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an adapted layer stands among all layers of one adapter.
+
+    Attributes:
+        index: its number, counted in the model's order.
+        name: the module's name in the base model.
+        in_features: width of its input.
+        out_features: width of its output.
+    """
+
+    index: int
+    name: str
+    in_features: int
+    out_features: int
 
 
 class Update(nn.Module):
@@ -13,7 +36,8 @@ class Update(nn.Module):
 
     Subclasses create their parameters so that `forward` returns exactly zero at the start, put everything that must not
     train into buffers, and implement `forward`. An update that is linear in its input also implements `delta_weight`
-    and gets merging, conversion to LoRA and weight spectra for it.
+    and gets merging, conversion to LoRA and weight spectra for it. One that needs the layer's own output or weight
+    overrides `beside` and `delta_weight_beside` instead.
 
     Args:
         config: the hyper-parameters.
@@ -29,14 +53,29 @@ class Update(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self._attached: list[nn.Module] = []  # in a list, so that a part that many updates share is no child of any
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map activations (..., in_features) to the change of the layer's output (..., out_features)."""
         raise NotImplementedError
 
+    def beside(self, x: torch.Tensor, output: torch.Tensor, layer: AdapterLayer) -> torch.Tensor:
+        """The change of the layer's output, for updates that look at the layer too.
+
+        Args:
+            x: (..., in_features) activations, after dropout, in the dtype of the update.
+            output: (..., out_features) the output of the frozen layer, and of the adapters before this one.
+            layer: the adapted layer (`AdapterLayer`); `layer.plain_weight()` is its weight (out_features, in_features).
+        """
+        return self(x)
+
     def delta_weight(self) -> torch.Tensor:
         """The update as a matrix (out_features, in_features); only for updates that are linear in x."""
         raise NotImplementedError
+
+    def delta_weight_beside(self, layer: AdapterLayer) -> torch.Tensor:
+        """The same for updates that depend on the layer's own weight, `layer.plain_weight()`."""
+        return self.delta_weight()
 
     def randomize(self) -> None:
         """Move away from the zero start (`init_weights=False`); by default every all-zero parameter becomes random."""
@@ -44,7 +83,20 @@ class Update(nn.Module):
             if parameter.device.type != "meta" and not torch.any(parameter.detach()):
                 nn.init.normal_(parameter, std=0.5)
 
+    def attach(self, shared: nn.Module, place: Place) -> None:
+        """Receive the part that all layers of the adapter share, see `AdapterConfig.make_shared`."""
+        self._attached = [shared]
+
+    @property
+    def shared(self) -> nn.Module:
+        """The part that all layers of the adapter share."""
+        return self._attached[0]
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype in which the trainable parameters are kept."""
-        return next(self.parameters()).dtype
+        for module in (self, *self._attached):
+            for tensor in (*module.parameters(), *module.buffers()):
+                if tensor.is_floating_point():
+                    return cast(torch.dtype, tensor.dtype)
+        return torch.float32

@@ -1,0 +1,184 @@
+"""One frozen linear layer with named updates beside it: forward, rows of a batch, merging and exact unmerging.
+
+`torch.nn.Linear`, `Conv1D` and quantised layers alike. What PEFT asks of the whole model is in `tuner.py`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ketune.adapters.config import AdapterConfig
+from ketune.adapters.update import Update
+
+BASE_ONLY = "__base__"
+"""PEFT's name, in `adapter_names`, for a row that no adapter touches."""
+
+
+class AdapterLayer(nn.Module, BaseTunerLayer):
+    """A frozen linear layer with any number of named updates beside it."""
+
+    has_shared_part: bool = False
+    """Whether updates of this method share a part, kept by the tuner."""
+
+    adapter_layer_names: tuple[str, ...] = ()
+    other_param_names: tuple[str, ...] = ()
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **kwargs: Any) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.quantization_backend = resolve_quantization_backend(
+            self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
+        )
+        setattr(self, self.adapter_layer_names[0], nn.ModuleDict())
+        self.merged_adapters = []
+        self.cast_input_dtype_enabled = True
+        self._weight_before_merge: Any = None
+        in_features, out_features = _get_in_out_features(self.get_base_layer())
+        if in_features is None or out_features is None:
+            raise TypeError(f"a {type(self.get_base_layer()).__name__} has no input and output width to adapt")
+        self.in_features, self.out_features = in_features, out_features
+        self._active_adapter = [adapter_name]
+        self.update_layer(adapter_name, config)
+
+    @property
+    def updates(self) -> nn.ModuleDict:
+        """The updates by adapter name."""
+        return getattr(self, self.adapter_layer_names[0])
+
+    def update_layer(self, adapter_name: str, config: AdapterConfig, inference_mode: bool = False) -> None:
+        """Add one adapter to this layer."""
+        update = config.make_update(self.in_features, self.out_features)
+        if not config.init_weights:
+            update.randomize()
+        self.updates[adapter_name] = update
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    # ------------------------------------------------------------------------------------------------- forward
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is not None:
+            return self._mixed_batch_forward(x, *args, adapter_names=adapter_names, **kwargs)
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+        dtype = result.dtype
+        if self.quantization_backend is not None:
+            result = self.quantization_backend.maybe_clone_base_result(result)
+        for name in self.active_adapters:
+            if name in self.updates:
+                result = result + self._delta(name, x, result)
+        return result.to(dtype)
+
+    def update_of(self, name: str) -> Update:
+        """The update of the adapter called `name`."""
+        return cast(Update, self.updates[name])
+
+    def _delta(self, name: str, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        update = self.update_of(name)
+        return update.beside(update.dropout(self._cast_input_dtype(x, update.dtype)), output, self)
+
+    def _mixed_batch_forward(
+        self, x: torch.Tensor, *args: Any, adapter_names: list[str], **kwargs: Any
+    ) -> torch.Tensor:
+        """Forward with another adapter for each row of the batch, as PEFT's `adapter_names` asks."""
+        if len(x) != len(adapter_names):
+            raise ValueError(
+                f"Length of `adapter_names` should be the same as the number of inputs, but got {len(adapter_names)} "
+                f"and {len(x)} respectively."
+            )
+        if self.merged:
+            raise ValueError(
+                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
+            )
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return result
+        result = result.clone()
+        for name in dict.fromkeys(adapter_names):
+            if name == BASE_ONLY or name not in self.updates:
+                continue
+            rows = torch.tensor([i for i, row in enumerate(adapter_names) if row == name], device=x.device)
+            result[rows] = (result[rows] + self._delta(name, x[rows], result[rows])).to(result.dtype)
+        return result
+
+    # ------------------------------------------------------------------------------------------------- merging
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Fold adapters into the base weight. `unmerge` restores the weight bit for bit.
+
+        Raises:
+            ValueError: when an update is not linear in x, or `safe_merge` meets a value that is not finite.
+        """
+        for name in check_adapters_to_merge(self, adapter_names) or []:
+            if name not in self.updates:
+                continue
+            self._check_mergeable(name)
+            weight = self.get_base_weight()
+            delta = self.get_delta_weight(name).to(device=weight.device, dtype=torch.float32)
+            merged = (weight.to(torch.promote_types(weight.dtype, torch.float32)) + delta).to(weight.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+            if not self.merged:
+                self._weight_before_merge = self._keep_weight(weight)
+            self.set_base_weight(merged)
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Put the weight back as it was before the first merge."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        device = next(iter(self.get_base_layer().parameters())).device
+        if self.quantization_backend is None:
+            self.set_base_weight(self._weight_before_merge.to(device))
+        else:
+            self._restore_quantized(device)
+        self._weight_before_merge = None
+        self.merged_adapters.clear()
+
+    def _keep_weight(self, weight: torch.Tensor) -> Any:
+        # Merging builds a new tensor and only rebinds the layer to it, so keeping the old one costs no copy.
+        if self.quantization_backend is None:
+            return weight
+        return weight.detach().clone()
+
+    def _restore_quantized(self, device: torch.device) -> None:
+        # Quantising values that already lie on the quantiser's grid gives the same codes back.
+        self.set_base_weight(self._weight_before_merge.to(device))
+
+    def _check_mergeable(self, adapter_name: str) -> None:
+        reason = self.update_of(adapter_name).why_not_mergeable
+        if reason:
+            raise ValueError(f"adapter {adapter_name!r} cannot be merged: {reason}")
+
+    def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
+        """The change of the stored weight that an adapter linear in x stands for.
+
+        (out_features, in_features) for linear layers, transposed for `Conv1D`, which stores its weight the other way.
+        """
+        self._check_mergeable(adapter_name)
+        with torch.no_grad():
+            delta = self.update_of(adapter_name).delta_weight_beside(self)
+        return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
+
+    def plain_weight(self) -> torch.Tensor:
+        """The frozen weight without any merged adapter, (out_features, in_features), dequantised where it has to be."""
+        weight = self._weight_before_merge if self.merged else self.get_base_weight()
+        return weight.T if isinstance(self.get_base_layer(), Conv1D) else weight
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return adapter_name in self.updates and self.update_of(adapter_name).why_not_mergeable is None
+
+    def extra_repr(self) -> str:
+        return quantization_extra_repr(self)

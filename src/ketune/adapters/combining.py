@@ -1,0 +1,114 @@
+"""Weighted sums of adapters: one update that holds copies of others and adds them up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from ketune.adapters.config import AdapterConfig
+from ketune.adapters.update import Place, Update
+
+if TYPE_CHECKING:
+    from ketune.adapters.adapter_layer import AdapterLayer
+
+_NOT_PASSED_ON = ("peft_type", "auto_mapping", "peft_version", "dropout")
+
+
+class CombinedUpdate(Update):
+    """`x -> sum_i weight_i update_i(x)`."""
+
+    def __init__(self, config: AdapterConfig, update_cls: type[Update], in_features: int, out_features: int) -> None:
+        super().__init__(config, in_features, out_features)
+        self.weights = [float(part["weight"]) for part in config.combined or ()]
+        self.parts = nn.ModuleList(
+            make_update(part, update_cls, in_features, out_features) for part in part_configs(config)
+        )
+        reasons = [part.why_not_mergeable for part in self._updates() if part.why_not_mergeable]
+        self.why_not_mergeable = reasons[0] if reasons else None
+
+    def _updates(self) -> list[Update]:
+        return [cast(Update, part) for part in self.parts]
+
+    def attach(self, shared: nn.Module, place: Place) -> None:
+        super().attach(shared, place)
+        for part, its in zip(self._updates(), cast(nn.ModuleList, shared)):
+            part.attach(its, place)
+
+    def beside(self, x: torch.Tensor, output: torch.Tensor, layer: AdapterLayer) -> torch.Tensor:
+        terms = [w * part.beside(x, output, layer) for w, part in zip(self.weights, self._updates())]
+        return sum(terms[1:], terms[0])
+
+    def delta_weight_beside(self, layer: AdapterLayer) -> torch.Tensor:
+        terms = [w * part.delta_weight_beside(layer) for w, part in zip(self.weights, self._updates())]
+        return sum(terms[1:], terms[0])
+
+
+def part_configs(config: AdapterConfig) -> list[AdapterConfig]:
+    """The configs of the adapters that a combined one adds up."""
+    known = {f.name for f in fields(config)} - set(_NOT_PASSED_ON)
+    parts = [part["config"] for part in config.combined or ()]
+    return [type(config)(**{name: value for name, value in part.items() if name in known}) for part in parts]
+
+
+def combined_config(configs: Sequence[AdapterConfig], weights: Sequence[float]) -> AdapterConfig:
+    """The config of a weighted sum of adapters of one method."""
+    parts = [{"weight": float(w), "config": _settings(config)} for config, w in zip(configs, weights)]
+    return replace(configs[0], combined=parts, size_pattern={}, inference_mode=False, dropout=0.0)
+
+
+def combined_for_module(config: AdapterConfig, name: str) -> AdapterConfig:
+    """A combined config for one module: `AdapterConfig.for_module` of each part."""
+    parts = zip(config.combined or (), part_configs(config))
+    return replace(config, combined=[{**part, "config": _settings(its.for_module(name))} for part, its in parts])
+
+
+def _settings(config: AdapterConfig) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in config.to_dict().items() if name not in _NOT_PASSED_ON}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it back."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, set | tuple | list):
+        return [_plain(entry) for entry in (sorted(value) if isinstance(value, set) else value)]
+    return value
+
+
+def copy_parts(combined: Update, updates: Sequence[Update]) -> None:
+    """Gives a combined update the values of the updates that it adds up."""
+    for part, update in zip(cast(CombinedUpdate, combined).parts, updates):
+        part.load_state_dict(update.state_dict())
+
+
+def make_update(config: AdapterConfig, update_cls: type[Update], in_features: int, out_features: int) -> Update:
+    """The update of a config, combined or not."""
+    if config.combined:
+        return CombinedUpdate(config, update_cls, in_features, out_features)
+    return update_cls(config, in_features, out_features)
+
+
+def counting_parts(count: Callable[..., int]) -> Callable[..., int]:
+    """`AdapterConfig.parameter_count` of a method, which for a combined config is the sum over its parts."""
+
+    @wraps(count)
+    def parameter_count(self: AdapterConfig, in_features: int, out_features: int) -> int:
+        if self.combined:
+            return sum(part.parameter_count(in_features, out_features) for part in part_configs(self))
+        return count(self, in_features, out_features)
+
+    return parameter_count
+
+
+def make_shared(config: AdapterConfig, places: Sequence[Place]) -> nn.Module | None:
+    """The shared part of a config, combined or not."""
+    if not config.has_shared_part:
+        return None
+    if config.combined:
+        return nn.ModuleList(cast(nn.Module, make_shared(part, places)) for part in part_configs(config))
+    return config.make_shared(places)

@@ -1,0 +1,198 @@
+"""What Hugging Face PEFT asks of a method on a whole model: injection, parts shared by all layers, weighted sums.
+
+One subclass of `AdapterTuner` per method is made by `ketune.adapters.base.register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, ClassVar, cast
+
+from accelerate import init_empty_weights
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import get_quantization_kwargs, resolve_quantization_backend
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ketune.adapters.adapter_layer import BASE_ONLY, AdapterLayer
+from ketune.adapters.combining import combined_config, copy_parts, make_shared
+from ketune.adapters.config import AdapterConfig
+from ketune.adapters.update import Place
+
+
+class AdapterTuner(BaseTuner):
+    """Injects `AdapterLayer`s into a model; one subclass per method is made by `register`."""
+
+    prefix: str = "ketune_"
+    tuner_layer_cls: type[AdapterLayer] = AdapterLayer
+    target_module_mapping: ClassVar[dict[str, Any]] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _create_and_replace(
+        self,
+        config: AdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        kwargs = get_quantization_kwargs(self)
+        config = config.for_module(current_key)
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, config)
+            return
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        backend = resolve_quantization_backend(base, **kwargs)
+        if not isinstance(base, nn.Linear | Conv1D) and (backend is None or backend.layer_type != "linear"):
+            raise TypeError(
+                f"{current_key} is a {type(base).__name__}, which {type(config).__name__} cannot adapt; "
+                "name torch.nn.Linear, transformers Conv1D or quantised linear layers in target_modules"
+            )
+        layer = self.tuner_layer_cls(target, adapter_name, config, **kwargs)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    # ------------------------------------------------------------------------------------- parts of all layers
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        layers = list(self.adapted_layers(adapter_name))
+        places = [Place(i, name, m.in_features, m.out_features) for i, (name, m) in enumerate(layers)]
+        config = cast(AdapterConfig, self.peft_config[adapter_name])
+        with init_empty_weights() if kwargs.get("low_cpu_mem_usage") else nullcontext():
+            shared = make_shared(config, places)
+        if shared is None:
+            return
+        if layers:
+            device = next(layers[0][1].get_base_layer().parameters()).device
+            if device.type != "meta" and not any(p.device.type == "meta" for p in shared.parameters()):
+                shared.to(device)
+        self.shared_parts()[adapter_name] = shared
+        for (_, layer), place in zip(layers, places):
+            layer.update_of(adapter_name).attach(shared, place)
+        shared.requires_grad_(adapter_name in self.active_adapters and not config.inference_mode)
+
+    def adapted_layers(self, adapter_name: str) -> Iterator[tuple[str, AdapterLayer]]:
+        """The layers that carry an adapter, with their names in the base model."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, self.tuner_layer_cls) and adapter_name in module.updates:
+                yield name, module
+
+    def shared_parts(self) -> nn.ModuleDict:
+        """The shared part of each adapter that has one, by the adapter's name."""
+        name = f"{self.prefix}shared"
+        if name not in self._modules:
+            setattr(self, name, nn.ModuleDict())
+        return cast(nn.ModuleDict, self._modules[name])
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+        self._train_active_parts(not inference_mode)
+
+    def _train_active_parts(self, trains: bool) -> None:
+        if self.tuner_layer_cls.has_shared_part:
+            for name, shared in self.shared_parts().items():
+                shared.requires_grad_(trains and name in self.active_adapters)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        was_active = adapter_name in self.active_adapters
+        super().delete_adapter(adapter_name)
+        if self.tuner_layer_cls.has_shared_part and adapter_name in self.shared_parts():
+            del self.shared_parts()[adapter_name]
+            if was_active:
+                self._train_active_parts(True)
+
+    # -------------------------------------------------------------------------------------------- weighted sums
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "sum"
+    ) -> None:
+        """Adds an adapter whose update is the weighted sum of the updates of others, exactly, whatever the method.
+
+        The new adapter holds copies: it trains, saves and loads on its own, merges when all of its parts do, and costs
+        as much as its parts together.
+
+        Args:
+            adapters: names of adapters of this model, which must adapt the same modules.
+            weights: a factor for each.
+            adapter_name: name of the new adapter.
+            combination_type: only "sum".
+
+        Raises:
+            ValueError: for unknown or unequal adapters, a name that is taken, or another combination.
+        """
+        if combination_type != "sum":
+            raise ValueError(f"add_weighted_adapter(combination_type={combination_type!r}): only 'sum' is offered")
+        if adapter_name in self.peft_config:
+            raise ValueError(f"add_weighted_adapter: there is already an adapter {adapter_name!r}; delete it first")
+        unknown = [name for name in adapters if name not in self.peft_config]
+        if unknown or not adapters or len(adapters) != len(weights):
+            raise ValueError(
+                f"add_weighted_adapter(adapters={adapters}, weights={weights}): name one or more adapters out of "
+                f"{list(self.peft_config)}, with one weight each"
+            )
+        modules = {name: [module for module, _ in self.adapted_layers(name)] for name in adapters}
+        if any(modules[name] != modules[adapters[0]] for name in adapters):
+            raise ValueError(
+                "add_weighted_adapter: the adapters adapt different modules; only adapters of the same modules add up"
+            )
+        configs = [cast(AdapterConfig, self.peft_config[name]) for name in adapters]
+        self.peft_config[adapter_name] = combined_config(configs, weights)
+        self.inject_adapter(self.model, adapter_name)
+        for _, layer in self.adapted_layers(adapter_name):
+            copy_parts(layer.update_of(adapter_name), [layer.update_of(name) for name in adapters])
+        if self.tuner_layer_cls.has_shared_part:
+            parts = self.shared_parts()
+            for part, name in zip(cast(nn.ModuleList, parts[adapter_name]), adapters):
+                part.load_state_dict(parts[name].state_dict())
+
+    # ---------------------------------------------------------------------------------------------------- saving
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        # PEFT looks for the adapter's name in the last two parts of the key; an update may nest deeper than that.
+        for container in (f"{cls.prefix}update.", f"{cls.prefix}shared."):
+            head, found, tail = key.rpartition(container)
+            if found and tail.startswith(f"{adapter_name}."):
+                return head + container + tail.removeprefix(f"{adapter_name}.")
+        return super()._remove_adapter_name_from_key(key, adapter_name)
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()
+        for module in self.model.modules():
+            if isinstance(module, AdapterLayer):
+                for name in module.active_adapters:
+                    if name in module.updates:
+                        module._check_mergeable(name)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        layers = [module for module in self.modules() if isinstance(module, AdapterLayer)]
+        known = {name for layer in layers for name in layer.updates}
+        unknown = set(adapter_names) - known - {BASE_ONLY}
+        if unknown:
+            raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
+        hook = partial(_pass_adapter_names, adapter_names=adapter_names)
+        handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _pass_adapter_names(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], adapter_names: list[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, "adapter_names": adapter_names}
