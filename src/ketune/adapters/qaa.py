@@ -206,8 +206,11 @@ class QAAUpdate(Update):
             z = F.layer_norm(z, z.shape[-1:])
         if self.norm_restore:
             z = z * (x.to(z.dtype).norm(dim=-1, keepdim=True) / math.sqrt(self.in_features))
-        update = F.linear(z.to(self.up.dtype), self.up * self.factor)
-        return update if self.up_bias is None else update + self.up_bias * self.bias_factor
+        z = z.to(self.up.dtype)
+        # One product with its factors, so that no scaled copy of the weight is kept for the backward pass.
+        bias, beta = (z.new_zeros(1), 0.0) if self.up_bias is None else (self.up_bias, self.bias_factor)
+        update = torch.addmm(bias, z.flatten(0, -2), self.up.T, beta=beta, alpha=self.factor)
+        return update.view(*x.shape[:-1], self.out_features)
 
     def delta_weight(self) -> torch.Tensor:
         z = self.features(torch.eye(self.in_features, device=self.up.device))
