@@ -75,9 +75,11 @@ def run(
     for row in summary.methods:
         if row.problem is not None:
             output.say(f"{row.method.name}: {row.problem}", to=console, style="yellow")
-    for entry in dict.fromkeys(row.method for row in summary.methods):
-        output.say(f"{entry.name:<8}{entry.title}: {entry.summary}", to=console)
-        output.say(f"        {entry.citation}", to=console, style="dim")
+    entries = dict.fromkeys(row.method for row in summary.methods)
+    width = 2 + max(len(entry.name) for entry in entries)
+    for entry in entries:
+        output.say(f"{entry.name:<{width}}{entry.title}: {entry.summary}", to=console)
+        output.say(f"{'':<{width}}{entry.citation}", to=console, style="dim")
 
 
 def _size(name: str, size: int | None) -> str:
