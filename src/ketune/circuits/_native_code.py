@@ -118,7 +118,7 @@ def _compile(e: Emitter) -> Any:
     module = llvm.parse_assembly(str(e.module))
     module.verify()
     tuning = llvm.create_pipeline_tuning_options(speed_level=2)
-    tuning.loop_vectorization = tuning.slp_vectorization = False
+    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
     llvm.create_pass_builder(_machine(), tuning).getModulePassManager().run(module, _builder(tuning))
     engine = llvm.create_mcjit_compiler(module, _machine())
     engine.finalize_object()
