@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ketune.circuits import _native_code as code
-from ketune.circuits._native_code import Field
+from ketune.circuits._native_emitter import RECORD, Field, Io
 
 N_WIRES, WIDTH = 10, 3
 TANGENTS = np.array([0.3, -0.2, 0.1], dtype=np.float32)
@@ -35,13 +35,13 @@ def least(call, turns: int = 9, repeats: int = 200) -> float:
 
 def with_llvmlite(state: torch.Tensor, bases: np.ndarray, steps: np.ndarray):
     """A call of our kernel on the state, in place."""
-    record = np.zeros(code.RECORD, dtype=np.int64)
+    record = np.zeros(RECORD, dtype=np.int64)
     record[Field.KERNEL] = code.kernel(32, state.shape[1], "forward", WIDTH, 1, "none")
     record[Field.COUNT], record[Field.BASES], record[Field.STEPS] = len(bases), bases.ctypes.data, steps.ctypes.data
-    pointers = np.zeros(7, dtype=np.int64)
-    pointers[3] = TANGENTS.ctypes.data
-    drive = code.driver()
-    return lambda: drive(state.data_ptr(), 0, record.ctypes.data, pointers.ctypes.data, 1, 1)
+    pointers = np.zeros(len(Io), dtype=np.int64)
+    pointers[Io.TURNS] = TANGENTS.ctypes.data
+    run = code.function(32, state.shape[1], "forward", WIDTH, 1, "none")
+    return lambda: run(state.data_ptr(), 0, record.ctypes.data, pointers.ctypes.data)
 
 
 def with_numba(numba, state: np.ndarray, bases: np.ndarray, steps: np.ndarray):

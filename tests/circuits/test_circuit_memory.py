@@ -41,8 +41,8 @@ def test_backward_keeps_the_features_as_they_are_and_nothing_of_the_size_of_stat
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = run(circuit, x, angles)
     assert saved.pop(x.untyped_storage().data_ptr()) == x.nbytes
-    # Readouts, one norm per sample and the angles.
-    assert sum(saved.values()) <= out.nbytes + 500 * 4 + angles.nbytes
+    # Readouts and the angles.
+    assert sum(saved.values()) <= out.nbytes + angles.nbytes
 
 
 @pytest.mark.parametrize(("n_wires", "n_samples", "limit"), [(7, 4096, 1), (10, 1024, 1), (12, 1024, 4)])

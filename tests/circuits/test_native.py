@@ -1,5 +1,6 @@
 """The compiled simulator: what the forms of `test_plan` do not reach."""
 
+import ctypes
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from ketune.circuits._plan import program
 from ketune.circuits.observables import pauli_z_words, word_signs
 
 native = pytest.importorskip("ketune.circuits._native")
+MOST_WRITTEN_OUT = pytest.importorskip("ketune.circuits._native_records").MOST_WRITTEN_OUT
 
 
 def plan_of(circuit, readout="pauli_z", n_features=None):
@@ -66,23 +68,25 @@ def test_any_number_of_samples_and_features(n_samples, n_features):
 
 def test_more_words_than_are_written_out():
     circuit = rxryrz_ring(6, 2)
-    words = [format(k, "06b").replace("0", "I").replace("1", "Z") for k in range(1, 2 * native.MOST_WRITTEN_OUT)]
+    words = [format(k, "06b").replace("0", "I").replace("1", "Z") for k in range(1, 2 * MOST_WRITTEN_OUT)]
     check(circuit, *draw(circuit, 11), words, readout=words)
 
 
-def test_two_threads_give_what_one_gives():
-    circuit = ryrz_ring_ry(7, 2)
-    x, angles = draw(circuit, 300)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n_wires", "n_samples"), [(7, 900), (9, 301)])
+def test_results_do_not_depend_on_threads_to_the_last_bit(dtype, n_wires, n_samples):
+    circuit = ryrz_ring_ry(n_wires, 2)
+    x, angles = draw(circuit, n_samples, dtype=dtype)
     results, threads = [], torch.get_num_threads()
     try:
-        for count in (1, 2):
+        for count in (1, 2, 3, 2):
             torch.set_num_threads(count)
             out = run(circuit, x, angles)
             results.append((out, *torch.autograd.grad(out.sin().sum(), (x, angles))))
     finally:
         torch.set_num_threads(threads)
-    for one, two in zip(*results):
-        torch.testing.assert_close(one, two, atol=1e-12, rtol=1e-12)
+    for same in zip(*results):
+        assert all(torch.equal(same[0], other) for other in same[1:])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -179,3 +183,51 @@ def test_the_first_call_may_come_inside_any_mode(surroundings):
     with torch.device("meta"), torch.inference_mode(False):
         got = surroundings(lambda x, a: run(circuit, x, a), x, angles)
     torch.testing.assert_close(got, readouts(circuit, x, angles, pauli_z_words(3)))
+
+
+@pytest.mark.parametrize("word", ["XIY", "YYZ", "IXX"])
+def test_reflections_and_phases_of_a_basis_change_are_exact(word):
+    circuit = rxryrz_ring(3, 1)
+    x, angles = draw(circuit, 5)
+    letters = {"X": [[0, 1], [1, 0]], "Y": [[0, -1j], [1j, 0]], "Z": [[1, 0], [0, -1]], "I": [[1, 0], [0, 1]]}
+    matrix = torch.eye(1, dtype=torch.complex128)
+    for letter in word:
+        matrix = torch.kron(matrix, torch.tensor(letters[letter], dtype=torch.complex128))
+    states = simulate(circuit, angles, x / x.norm(dim=1, keepdim=True))
+    expected = (states.conj() * (states @ matrix.T)).sum(1, keepdim=True).real
+    torch.testing.assert_close(run(circuit, x, angles, readout=[word]), expected, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_sines_cosines_and_arguments_are_good_to_the_last_digits(lanes):
+    emitter = pytest.importorskip("ketune.circuits._native_emitter")
+    code = pytest.importorskip("ketune.circuits._native_code")
+    trigonometry = pytest.importorskip("ketune.circuits._native_trigonometry")
+    e = emitter.Emitter(64, 8)
+    e.kernel("circle")  # rows of the workspace: x, cos x, sin x, argument of (cos x + i sin x) 7
+    t = trigonometry.Trigonometry(e, lanes)
+
+    def row(first):
+        places = [e.b.gep(e.workspace, [e.b.add(first, emitter.I64(8 * k))], source_etype=e.scalar) for k in range(4)]
+        cosine, sine = t.cos_sin(e.b.load(places[0], typ=t.type, align=8))
+        seven = t.constant(7.0)
+        values = (cosine, sine, t.argument(e.b.fmul(cosine, seven), e.b.fmul(sine, seven)))
+        for value, place in zip(values, places[1:]):
+            e.b.store(value, place, align=8)
+
+    e.loop(emitter.I64(8 // lanes), lambda i: row(e.b.mul(i, emitter.I64(lanes))))
+    e.b.ret_void()
+    address = code._compile(e).get_function_address("circle")
+    circle = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(address)
+    generator = torch.Generator().manual_seed(lanes)
+    for scale in (1e-9, 1.0, 3.2, 100.0, 1e6):
+        values = torch.zeros(4, 8, dtype=torch.float64)
+        values[0] = (2 * torch.rand(8, generator=generator, dtype=torch.float64) - 1) * scale
+        values[0, :3] = torch.tensor([0.0, math.pi, -math.pi / 2])
+        circle(values.data_ptr(), 0, 0, 0)
+        x, cosine, sine, argument = values.tolist()
+        for k in range(8):
+            assert abs(cosine[k] - math.cos(x[k])) < 3e-16
+            assert abs(sine[k] - math.sin(x[k])) < 3e-16
+            turns = (argument[k] - math.atan2(sine[k], cosine[k])) / math.tau
+            assert abs(turns - round(turns)) < 1e-16 * 3

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -127,8 +126,8 @@ def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _run_native(plan: Plan, native: NativePlan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(x, angles)
-    coefficients = native.coefficients(angles, dtype)
-    parts = [native.run(amplitudes, coefficients) for _, amplitudes in _native_chunks(plan, x, dtype)]
+    call = native.call(angles, dtype)
+    parts = [call.run(amplitudes) for _, amplitudes in _native_chunks(plan, x, dtype)]
     if len(parts) == 1:
         return parts[0]
     out, norms = zip(*parts)
@@ -142,18 +141,15 @@ def _run_native_back(
     x: Tensor,
     angles: Tensor,
     out: Tensor,
-    norms: Tensor,
     need_x: bool,
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(x, angles)
-    coefficients = native.coefficients(angles, dtype)
-    cotangent, out, norms = (_plain(tensor, dtype) for tensor in (cotangent, out, norms))
+    call = native.call(angles, dtype)
+    cotangent, out = _plain(cotangent, dtype), _plain(out, dtype)
     d_x, d_angles = [], []
     for part, amplitudes in _native_chunks(plan, x, dtype):
-        d_part, d_angles_part = native.run_back(
-            amplitudes, cotangent[part], out[part], norms[part], coefficients, need_x, need_angles
-        )
+        d_part, d_angles_part = call.run_back(amplitudes, cotangent[part], out[part], need_x, need_angles)
         if d_part is not None:
             d_x.append(
                 _product_states_back(amplitudes, d_part, plan.n_features) if plan.encoding == "angle" else d_part
@@ -161,8 +157,7 @@ def _run_native_back(
         if d_angles_part is not None:
             d_angles.append(d_angles_part)
     whole = d_x[0] if len(d_x) == 1 else torch.cat(d_x) if d_x else x.new_empty(0, dtype=dtype)
-    total = torch.from_numpy(sum(d_angles[1:], d_angles[0])) if d_angles else angles.new_empty(0)
-    return whole, _plain(total, dtype)
+    return whole, sum(d_angles[1:], d_angles[0]) if d_angles else angles.new_empty(0, dtype=dtype)
 
 
 def run_native_once(circuit: Circuit, x: Tensor) -> Callable[[], object]:
@@ -172,8 +167,8 @@ def run_native_once(circuit: Circuit, x: Tensor) -> Callable[[], object]:
     assert native is not None
 
     def step() -> object:
-        out, norms = _run_native(plan, native, x, angles)
-        return _run_native_back(plan, native, out, x, angles, out, norms, True, True)
+        out, _ = _run_native(plan, native, x, angles)
+        return _run_native_back(plan, native, out, x, angles, out, True, True)
 
     return step
 
@@ -216,7 +211,7 @@ def _run_plan_back(
     x: Tensor,
     angles: Tensor,
     out: Tensor,
-    norms: Tensor,
+    norms: Tensor | None,
     need_x: bool,
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -224,10 +219,11 @@ def _run_plan_back(
     if len(x) and plan.form(len(x), x.device.type) == "native":
         native = plan.native()
         assert native is not None
-        return _run_native_back(plan, native, cotangent, x, angles, out, norms, need_x, need_angles)
+        return _run_native_back(plan, native, cotangent, x, angles, out, need_x, need_angles)
     run = _Run(plan, x, angles)
     tables, batch = run.tables, x.shape[0]
     cotangent = cotangent.to(run.dtype)
+    norms = squared_norms(plan, x, run.dtype) if norms is None else norms
     gradients = Gradients(plan, run.matrices) if need_angles else None
     d_matrix = torch.zeros_like(run.matrix) if need_angles and run.matrix is not None else None
     d_x = x.new_empty(x.shape if need_x else (0,), dtype=run.dtype)
@@ -293,15 +289,10 @@ def run_program(program: Program, x: Tensor, angles: Tensor) -> tuple[Tensor, Te
         return out, norms
 
 
-def squared_norms(program: Program, x: Tensor, dtype: torch.dtype) -> Tensor:
+def squared_norms(plan: Plan, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Squared norms (B,) of the amplitudes of (B, n_features) features, as `run_program` returns them."""
-    plan = program.plans[0]
     if plan.encoding == "angle" or plan.readout == "amplitudes":
         return x.new_ones(len(x), dtype=dtype)
-    if x.device.type == "cpu" and x.dtype == dtype:
-        # Not by torch, whose threads would wait for more work on the cores that the simulator is about to use.
-        values = x.numpy()
-        return torch.from_numpy(np.maximum(np.einsum("bf,bf->b", values, values), SMALLEST_SQUARED_NORM))
     return torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square_().clamp_min_(SMALLEST_SQUARED_NORM)
 
 
@@ -311,11 +302,14 @@ def run_program_back(
     x: Tensor,
     angles: Tensor,
     out: Tensor,
-    norms: Tensor,
+    norms: Tensor | None,
     need_x: bool,
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Cotangents of x (B, n_features) and of the angles (n_angles,) in their types; (0,) where not needed."""
+    """Cotangents of x (B, n_features) and of the angles (n_angles,) in their types; (0,) where not needed.
+
+    Norms are those of `run_program`, or None to find them again.
+    """
     with _full_precision(x.device.type):
         if len(program.plans) == 1:
             d_x, d_angles = _run_plan_back(program.plans[0], cotangent, x, angles, out, norms, need_x, need_angles)

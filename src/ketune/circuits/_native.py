@@ -9,179 +9,33 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ketune.circuits import _native_code as code
 from ketune.circuits._apart import apart
-from ketune.circuits._coefficients import AngleMap, Coefficients
 from ketune.circuits._layers import Draft
-from ketune.circuits._native_code import RECORD, Field
-from ketune.circuits._passes import Passes, Turn, kernel_of, sign_table, span
+from ketune.circuits._native_code import Control
+from ketune.circuits._native_emitter import Io, Shape
+from ketune.circuits._native_records import Records, Sequence, backward_width
+from ketune.circuits._passes import Passes
 
-READOUT_WIDTH = 4
-"""Bits of the rows whose squares are summed at a time."""
+FEWEST_PIECES = 16
+"""Pieces of a large batch, at least; each has sums of its own, so results do not depend on which thread took it."""
 
-SMALLEST_SQUARED_NORM = 1e-30
-"""Squared norms below this count as this, so that a zero vector has zero readouts and finite gradients."""
+ROWS_OF_A_PIECE = 1024
+"""Rows of states in a piece, at least: adding up its sums should cost little beside them."""
 
-MOST_WRITTEN_OUT = 16
-"""Words up to which the readout is code of its own, rather than a loop over words."""
+ROWS_OF_A_THREAD = 4096
+"""Rows times stages for which it pays to wake one more thread."""
 
-
-class _Tables:
-    """Records of passes for one type of computation, with everything they point to."""
-
-    def __init__(self, plan: NativePlan, bits: int) -> None:
-        self.plan, self.bits = plan, bits
-        self.dtype = torch.float32 if bits == 32 else torch.float64
-        self.lanes = lanes = code.vector_bytes() * 8 // bits
-        self.row = lanes * plan.components
-        passes, dim = plan.passes, plan.dim
-        self._kept: list[Tensor] = []
-        self._programs: dict[tuple[object, ...], np.ndarray] = {}
-        self.array_type = np.float32 if bits == 32 else np.float64
-        self.cotangent = (dim + 1) * self.row
-        self.turn_sums = 2 * self.cotangent
-        self.phase_sums = self.turn_sums + 2 * plan.n_turns * lanes
-        self.forward_size = self.cotangent
-        self.size = self.phase_sums + len(passes.stages) * dim * lanes
-        self.columns = -(-plan.n_amplitudes // lanes) * lanes  # of the features, padded to whole groups
-        self.out_columns = -(-dim // lanes) * lanes
-        rows = [k if k < dim else dim for k in range(max(self.columns, self.out_columns))]
-        feature_rows = self._table([r * self.row for r in rows[: self.columns]])
-        groups = self.columns // lanes
-        fields = {Field.COUNT: groups, Field.BASES: feature_rows}
-        self.load = self._record("load", plan.components, False, **_named(fields))
-        empty = list(range(self.columns, dim))
-        zero = {Field.COUNT: len(empty), Field.BASES: self._table([r * self.row for r in empty])}
-        self.zero = [self._record("zero", plan.components, **_named(zero))] if empty else []
-        self.store = self._record("store", plan.components, False, **_named(fields))
-        self.stages = [record for s in range(len(passes.stages)) for record in self._forward_stage(s)]
-        self._back: dict[bool, list[np.ndarray]] = {}
-        self.scale = self._record("scale", plan.components, **_named({Field.COUNT: dim}))
-        if plan.readout == "probabilities":
-            masks = [word.parity for word in passes.outputs][::-1]
-            table = [row * self.row for row in span(masks)]
-            self.rows_of_outputs = torch.tensor(table + [dim * self.row] * (self.out_columns - dim), dtype=torch.int32)
-        else:
-            self.readout, self.seed = self._readout_records()
-
-    def program(self, key: tuple[object, ...], records: Callable[[], list[np.ndarray]]) -> np.ndarray:
-        """The records of a kind of call, one after the other, put together once."""
-        if key not in self._programs:
-            self._programs[key] = np.concatenate(records())
-        return self._programs[key]
-
-    def _table(self, values: list[int] | Tensor) -> int:
-        tensor = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int32)
-        self._kept.append(tensor)
-        return tensor.data_ptr()
-
-    def _record(self, name: str, *options: object, **fields: int) -> np.ndarray:
-        record = np.zeros(RECORD, dtype=np.int64)
-        record[Field.KERNEL] = code.kernel(self.bits, self.lanes, name, *options)
-        record[Field.COTANGENT] = self.cotangent
-        for field, value in fields.items():
-            record[Field[field]] = value
-        return record
-
-    def _tile(self, turns: list[Turn]) -> dict[str, int]:
-        bases = kernel_of([turn.parity for turn in turns], self.plan.passes.n_wires)
-        steps = span([turn.mask for turn in turns])
-        return _named(
-            {
-                Field.COUNT: len(bases),
-                Field.BASES: self._table([base * self.row for base in bases]),
-                Field.STEPS: self._table([step * self.row for step in steps]),
-            }
-        )
-
-    def _forward_stage(self, number: int) -> list[np.ndarray]:
-        plan, records = self.plan, []
-        width = forward_width(plan.components)
-        turns = plan.passes.stages[number].turns
-        for start in range(0, len(turns), width):
-            group = turns[start : start + width]
-            phases = "none" if start else "real" if plan.components == 2 and number == 0 else "all"
-            tile = self._tile(group) | _named(self._places(number, start))
-            records.append(self._record("forward", len(group), plan.components, phases, **tile))
-        return records
-
-    def _places(self, number: int, start: int) -> dict[Field, int]:
-        plan = self.plan
-        first = plan.first_turn[number] + start
-        return {
-            Field.TURNS: first,
-            Field.PHASES: number * plan.dim * plan.components,
-            Field.TURN_SUMS: self.turn_sums + 2 * first * self.lanes,
-            Field.PHASE_SUMS: self.phase_sums + number * plan.dim * self.lanes,
-        }
-
-    def back(self, need_angles: bool) -> list[np.ndarray]:
-        """Records of the stages taken back, last one first."""
-        if need_angles not in self._back:
-            numbers = range(len(self.plan.passes.stages) - 1, -1, -1)
-            self._back[need_angles] = [record for n in numbers for record in self._backward_stage(n, need_angles)]
-        return self._back[need_angles]
-
-    def _backward_stage(self, number: int, need_angles: bool) -> list[np.ndarray]:
-        plan, records = self.plan, []
-        stage = plan.passes.stages[number]
-        for start, stop in plan.back_groups[number]:
-            group = stage.turns[start:stop]
-            measures = "" if not need_angles else "xy" if any(turn.measures_x for turn in group) else "y"
-            trained = need_angles and plan.components == 2 and any(phase.part != "fixed" for phase in stage.phases)
-            phases = "none" if start else "trained" if trained else "fixed"
-            tile = self._tile(group) | _named(self._places(number, start))
-            records.append(self._record("backward", len(group), plan.components, measures, phases, **tile))
-        return records
-
-    def outputs(self, name: str, option: bool, rows: Tensor) -> np.ndarray:
-        """A record that moves squares or their weights between rows and columns; `rows` must outlive it."""
-        fields = {Field.COUNT: self.out_columns // self.lanes, Field.BASES: rows.data_ptr()}
-        return self._record(name, self.plan.components, option, **_named(fields))
-
-    def _readout_records(self) -> tuple[np.ndarray, np.ndarray]:
-        plan = self.plan
-        width = min(READOUT_WIDTH, plan.passes.n_wires)
-        bases = list(range(0, plan.dim, 2**width))
-        parities = [word.parity for word in plan.passes.words] + [0]  # the last one is the norm
-        patterns = [parity & (2**width - 1) for parity in parities]
-        fields = _named(
-            {
-                Field.COUNT: len(bases),
-                Field.BASES: self._table([base * self.row for base in bases]),
-                Field.STEPS: self._table([step * self.row for step in range(2**width)]),
-                Field.WORDS: len(parities),
-                Field.SIGNS: self._table(sign_table(parities, bases).to(self.dtype).contiguous()),
-                Field.PATTERNS: self._table(patterns),
-            }
-        )
-        names = ("readout", "seed")
-        written_out = tuple(patterns) if len(patterns) <= MOST_WRITTEN_OUT else ()
-        first, second = (self._record(name, width, plan.components, written_out, **fields) for name in names)
-        return first, second
-
-
-def _named(fields: dict[Field, int]) -> dict[str, int]:
-    return {field.name: value for field, value in fields.items()}
-
-
-def forward_width(components: int) -> int:
-    """Wires that one pass turns at a time going forward."""
-    return 3 if code.n_registers() == 32 else 2
-
-
-def backward_width(components: int, measures_x: bool) -> int:
-    """Wires that one pass takes back at a time."""
-    wide = 3 if components == 1 else 2
-    return wide if code.n_registers() == 32 else wide - 1
+_Pointers = ctypes.c_int64 * len(Io)
+_Shape = ctypes.c_int64 * len(Shape)
+_Control = ctypes.c_int64 * len(Control)
 
 
 class NativePlan:
@@ -199,205 +53,144 @@ class NativePlan:
         self, drafts: list[Draft], n_wires: int, n_angles: int, readout: str | tuple[str, ...], n_amplitudes: int
     ) -> None:
         self.passes = Passes(drafts, n_wires, readout)
-        self.readout, self.n_amplitudes, self.dim = readout, n_amplitudes, 2**n_wires
+        self.n_angles, self.readout, self.n_amplitudes, self.dim = n_angles, readout, n_amplitudes, 2**n_wires
         self.components = 1 if self.passes.is_real or not self.passes.stages else 2
-        self._angles = AngleMap(self.passes, n_angles)
         self.first_turn, self.n_turns = [], 0
         self.back_groups: list[list[tuple[int, int]]] = []
-        earlier: list[list[int]] = []  # per turn, the turns of its stage that are taken back before it
+        width = backward_width(self.components)
         for stage in self.passes.stages:
             self.first_turn.append(self.n_turns)
-            width = backward_width(self.components, any(turn.measures_x for turn in stage.turns))
-            groups = [(s, min(s + width, len(stage.turns))) for s in range(0, len(stage.turns), width)][::-1]
-            self.back_groups.append(groups)
-            order = [self.n_turns + i for start, stop in groups for i in range(start, stop)]
-            earlier += [order[: order.index(self.n_turns + i)] for i in range(len(stage.turns))]
-            self.n_turns += len(stage.turns)
-        self._earlier = np.zeros((self.n_turns, self.n_turns))
-        for turn, others in enumerate(earlier):
-            self._earlier[turn, others] = 1
-        self._sum_order = np.zeros((self.n_turns, 2), dtype=np.int64)
-        for first, groups in zip(self.first_turn, self.back_groups):
-            for start, stop in groups:
-                places = 2 * (first + start) + np.arange(2 * (stop - start))
-                self._sum_order[first + start : first + stop] = places.reshape(2, -1).T
-        self._tables: dict[int, _Tables] = {}
-        self._last: tuple[np.ndarray, torch.dtype, Coefficients] | None = None
+            count = len(stage.turns)
+            self.back_groups.append([(s, min(s + width, count)) for s in range(0, count, width)][::-1])
+            self.n_turns += count
+        self.n_outputs = self.dim if readout == "probabilities" else len(self.passes.words)
+        self._records: dict[torch.dtype, Records] = {}
 
-    def tables(self, dtype: torch.dtype) -> _Tables:
-        """Records for a type of computation."""
-        bits = 32 if dtype == torch.float32 else 64
-        if bits not in self._tables:
-            self._tables[bits] = apart(lambda: _Tables(self, bits))
-        return self._tables[bits]
+    def records(self, dtype: torch.dtype) -> Records:
+        """Records for a type of computation, made on first use."""
+        if dtype not in self._records:
+            self._records[dtype] = apart(lambda: Records(self, 32 if dtype == torch.float32 else 64))
+        return self._records[dtype]
 
-    def coefficients(self, angles: Tensor, dtype: torch.dtype) -> Coefficients:
-        """What the angles make of the stages."""
-        values = angles.detach()
-        if values.dtype not in (torch.float32, torch.float64):
-            values = values.float()  # NumPy has no bfloat16
-        values = values.numpy()
-        if self._last is not None and self._last[1] == dtype and np.array_equal(self._last[0], values):
-            return self._last[2]
-        c = self._angles.forward(values.astype(np.float64), np.float32 if dtype == torch.float32 else np.float64)
-        self._last = (values.copy(), dtype, c)
-        return c
+    def call(self, angles: Tensor, dtype: torch.dtype) -> Call:
+        """A call with (n_angles,) angles, in float32 or float64."""
+        return Call(self, self.records(dtype), angles.detach().to(dtype).contiguous())
 
-    def run(self, amplitudes: Tensor, c: Coefficients) -> tuple[Tensor, Tensor]:
+
+class Call:
+    """What the angles of one call make of a plan, and the plan run with that.
+
+    Args:
+        plan: the plan.
+        records: its records for the type of computation.
+        angles: (n_angles,) in that type.
+    """
+
+    def __init__(self, plan: NativePlan, records: Records, angles: Tensor) -> None:
+        self.plan, self.records = plan, records
+        self._coefficients = angles.new_empty(records.coefficient_bytes, dtype=torch.uint8)
+        start = self._coefficients.data_ptr()
+        self._shape, self._pointers = _Shape(), _Pointers()
+        pointers = self._pointers
+        pointers[Io.TURNS], pointers[Io.PHASES] = start, start + records.phases_at
+        pointers[Io.NUMBERS], pointers[Io.ANGLES] = start + records.numbers_at, angles.data_ptr()
+        pointers[Io.SHAPE] = ctypes.addressof(self._shape)
+        records.from_angles(None, 0, records.angles.address, ctypes.addressof(pointers))
+
+    def run(self, amplitudes: Tensor) -> tuple[Tensor, Tensor]:
         """Readouts (B, outputs) and squared norms (B,), which count as `SMALLEST_SQUARED_NORM` at least.
 
         Args:
             amplitudes: (B, n_amplitudes) real, in the type of computation; B at least 1.
-            c: of the same type.
         """
-        tables = self.tables(amplitudes.dtype)
-        batch, lanes = amplitudes.shape[0], tables.lanes
-        blocks = -(-batch // lanes)
-        if self.readout == "probabilities":
-            out = amplitudes.new_empty(blocks * lanes, tables.out_columns)
-            rows = self._output_rows(tables, c)  # must live until the code has run
-            records = [tables.load, *tables.zero, *tables.stages, tables.outputs("store", True, rows)]
-            _drive(tables, np.concatenate(records), amplitudes, c, tables.forward_size, out=out)
-            out = out[:batch, : self.dim]
-            norms = out.sum(1).clamp_min_(SMALLEST_SQUARED_NORM)
-            return out / norms[:, None], norms
-        program = tables.program(("forward",), lambda: [tables.load, *tables.zero, *tables.stages, tables.readout])
-        sums = np.empty((blocks, len(self.passes.words) + 1, lanes), tables.array_type)
-        _drive(tables, program, amplitudes, c, tables.forward_size, sums=sums)
-        norms = np.maximum(sums[:, -1], SMALLEST_SQUARED_NORM)
-        values = sums[:, :-1] / norms[:, None]
-        if c.word_signs is not None:
-            values *= c.word_signs[:, None]
-        readouts = np.ascontiguousarray(values.transpose(0, 2, 1)).reshape(blocks * lanes, -1)[:batch]
-        return torch.from_numpy(readouts), torch.from_numpy(norms.reshape(-1)[:batch])
-
-    def _output_rows(self, tables: _Tables, c: Coefficients) -> Tensor:
-        """Offset of the row of each basis state at the end, and of a spare row for columns beyond them."""
-        rows = tables.rows_of_outputs ^ (c.origin * tables.row)
-        rows[self.dim :] = self.dim * tables.row
-        return rows
+        plan, records, batch = self.plan, self.records, amplitudes.shape[0]
+        padded = -(-batch // records.lanes) * records.lanes
+        norms = amplitudes.new_empty(padded)
+        self._pointers[Io.NORMS] = norms.data_ptr()
+        sequence = records.sequence(False, False, False)
+        if plan.readout != "probabilities":
+            out = amplitudes.new_empty(batch, plan.n_outputs)
+            self._pointers[Io.READOUTS] = out.data_ptr()
+            self._drive(sequence, amplitudes)
+        else:
+            whole = amplitudes.new_empty(padded, records.out_columns)
+            self._drive(sequence, amplitudes, out=whole)
+            out = whole[:batch, : plan.n_outputs].contiguous()
+        return out, norms[:batch]
 
     def run_back(
-        self,
-        amplitudes: Tensor,
-        cotangent: Tensor,
-        out: Tensor,
-        norms: Tensor,
-        c: Coefficients,
-        need_x: bool,
-        need_angles: bool,
-    ) -> tuple[Tensor | None, np.ndarray | None]:
-        """Cotangents of the amplitudes (B, n_amplitudes) and of the angles (n_angles,) float64.
+        self, amplitudes: Tensor, cotangent: Tensor, out: Tensor, need_x: bool, need_angles: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Cotangents of the amplitudes (B, n_amplitudes) and of the angles (n_angles,), in the type of computation.
 
         Args:
             amplitudes: as for `run`.
             cotangent: (B, outputs) of the readouts, in the type of computation.
             out: the readouts.
-            norms: the squared norms.
-            c: the coefficients.
             need_x: whether the first result is wanted.
             need_angles: whether the second one is.
         """
-        tables = self.tables(amplitudes.dtype)
-        lanes, batch = tables.lanes, amplitudes.shape[0]
-        blocks = -(-batch // lanes)
-        # out = sums / norm: every square carries the cotangent of the norm too.
-        weights = cotangent.numpy() * (2.0 / norms.numpy())[:, None]
-        norm_weights = -np.einsum("bk,bk->b", weights, out.numpy())
-        d_x = amplitudes.new_empty(blocks * lanes, tables.columns) if need_x else None
-        store = [tables.store] if need_x else []
-        if self.readout == "probabilities":
-            squares = amplitudes.new_zeros(blocks * lanes, tables.out_columns)
-            squares[:batch, : self.dim] = torch.from_numpy(weights + norm_weights[:, None])
-            rows = self._output_rows(tables, c)  # must live until the code has run
-            records = [tables.load, *tables.zero, *tables.stages, tables.outputs("load", True, rows), tables.scale]
-            program = np.concatenate([*records, *tables.back(need_angles), *store])
-            spaces = _drive(tables, program, amplitudes, c, tables.size, out=d_x, weights=squares)
-        else:
-            sums = np.zeros((blocks * lanes, weights.shape[1] + 1), tables.array_type)
-            sums[:batch, :-1] = weights if c.word_signs is None else weights * c.word_signs
-            sums[:batch, -1] = norm_weights
-            sums = np.ascontiguousarray(sums.reshape(blocks, lanes, -1).transpose(0, 2, 1))
-            program = tables.program(
-                ("backward", need_x, need_angles),
-                lambda: [
-                    *(tables.load, *tables.zero, *tables.stages, tables.seed),
-                    *(*tables.back(need_angles), *store),
-                ],
+        plan, records, batch = self.plan, self.records, amplitudes.shape[0]
+        # Without a turn there are nothing but phases and permutations: the squares do not depend on the angles.
+        measures = need_angles and plan.n_turns > 0
+        d_x = None
+        if need_x:
+            d_x = amplitudes.new_empty(-(-batch // records.lanes) * records.lanes, records.columns)
+        if plan.readout == "probabilities":
+            cotangent = (
+                pad(cotangent, (0, records.out_columns - plan.dim)) if records.out_columns != plan.dim else cotangent
             )
-            spaces = _drive(tables, program, amplitudes, c, tables.size, out=d_x, sums=sums)
-        d_amplitudes = None if d_x is None else d_x[:batch, : self.n_amplitudes].contiguous()
-        if not need_angles:
-            return d_amplitudes, None
-        if not self.n_turns:  # nothing but phases and permutations: the squares do not depend on the angles
-            return d_amplitudes, np.zeros(self._angles.n_angles)
-        return d_amplitudes, self._angle_cotangent(spaces, tables, c)
+            self._shape[Shape.WEIGHTS] = records.out_columns
+        cotangent, out = cotangent.contiguous(), out.contiguous()
+        self._pointers[Io.WEIGHTS], self._pointers[Io.READOUTS] = cotangent.data_ptr(), out.data_ptr()
+        n_pieces, totals = self._drive(records.sequence(True, need_x, measures), amplitudes, d_x, measures)
+        d_angles = None
+        if totals is not None:
+            d_angles = amplitudes.new_empty(plan.n_angles)
+            self._pointers[Io.ANGLES] = d_angles.data_ptr()
+            records.to_angles(None, n_pieces, records.angles.address, ctypes.addressof(self._pointers))
+        elif need_angles:
+            d_angles = amplitudes.new_zeros(plan.n_angles)
+        return None if d_x is None else d_x[:batch, : plan.n_amplitudes].contiguous(), d_angles
 
-    def _angle_cotangent(self, spaces: Tensor, tables: _Tables, c: Coefficients) -> np.ndarray:
-        # Plain additions: torch and BLAS would wake threads that go on to wait for work on the cores of the next call.
-        totals = spaces.numpy()[:, tables.turn_sums : tables.size]
-        lanes = (totals[0] if len(totals) == 1 else totals.sum(0)).reshape(-1, tables.lanes)
-        while lanes.shape[1] > 1:
-            half = lanes.shape[1] // 2
-            lanes = lanes[:, :half] + lanes[:, half:]
-        rows = lanes[:, 0].astype(np.float64)
-        turn_sums = rows[self._sum_order]  # the kernels leave Y of a group and then X of it
-        # Turns that are taken back leave out their cosines, on the state and on the cotangent.
-        turn_sums *= np.exp(2 * (self._earlier @ np.log(c.cosines)))[:, None]
-        phase_sums = rows[2 * self.n_turns :].reshape(len(c.scale), self.dim) * np.square(c.scale)[:, None]
-        return self._angles.backward(c, turn_sums, phase_sums)
+    def _drive(
+        self, sequence: Sequence, source: Tensor, out: Tensor | None = None, measures: bool = False
+    ) -> tuple[int, Tensor | None]:
+        """Runs records on all blocks; returns the number of pieces, and their sums where the angles are measured."""
+        records, pointers, shape = self.records, self._pointers, self._shape
+        source = source.contiguous()
+        batch, n_columns = source.shape
+        if n_columns != records.columns:
+            source = pad(source, (0, records.columns - n_columns))
+        blocks = -(-batch // records.lanes)
+        threads, length = self._division(blocks)
+        pieces = -(-blocks // length)
+        stride = sequence.size + 64
+        spaces = source.new_empty(threads, stride)
+        totals = source.new_empty(pieces, records.angles.total_rows, dtype=torch.float64) if measures else None
+        shape[Shape.LAST], shape[Shape.IN] = batch - 1, records.columns
+        pointers[Io.IN] = source.data_ptr()
+        if out is not None:
+            shape[Shape.OUT], pointers[Io.OUT] = out.shape[1], out.data_ptr()
+        if totals is not None:
+            pointers[Io.TOTALS] = totals.data_ptr()
+        control = _Control(0, pieces, blocks, length, sequence.before, sequence.middle, sequence.after)
+        drive, first, step = code.driver(), spaces.data_ptr(), stride * spaces.itemsize
+        shared = sequence.address, ctypes.addressof(pointers), ctypes.addressof(control)
+        others = [_pool(os.getpid()).submit(drive, first + i * step, *shared) for i in range(1, threads)]
+        drive(first, *shared)
+        for other in others:
+            other.result()
+        return pieces, totals
+
+    def _division(self, blocks: int) -> tuple[int, int]:
+        """How many threads, and how many blocks in a piece."""
+        plan, threads = self.plan, torch.get_num_threads()
+        length = max(1, ROWS_OF_A_PIECE // plan.dim, -(-blocks // max(FEWEST_PIECES, 4 * threads)))
+        work = blocks * plan.dim * len(plan.passes.stages)
+        return max(1, min(threads, -(-blocks // length), work // ROWS_OF_A_THREAD)), length
 
 
 @lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="ketune-circuit")
-
-
-def _drive(
-    tables: _Tables,
-    program: np.ndarray,
-    source: Tensor,
-    c: Coefficients,
-    size: int,
-    out: Tensor | None = None,
-    sums: np.ndarray | None = None,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Runs records on all blocks and returns the workspaces, one row per thread."""
-    source = source.contiguous()
-    batch, n_columns = source.shape
-    if n_columns != tables.columns:
-        source = torch.nn.functional.pad(source, (0, tables.columns - n_columns))
-    blocks = -(-batch // tables.lanes)
-    threads = max(1, min(torch.get_num_threads(), blocks // 2))
-    spaces = source.new_empty(threads, -(-size // 64) * 64 + 64)
-    out_columns = 0 if out is None else out.shape[1]
-    shape = np.array([batch - 1, tables.columns, out_columns, 0 if weights is None else weights.shape[1]])
-    pointers = np.array(
-        [
-            source.data_ptr(),
-            0 if out is None else out.data_ptr(),
-            0 if sums is None else sums.ctypes.data,
-            c.tangents.ctypes.data,
-            c.phases.ctypes.data,
-            shape.ctypes.data,
-            0 if weights is None else weights.data_ptr(),
-        ]
-    )
-    drive, count = code.driver(), len(program) // RECORD
-    where, tensors = program.ctypes.data, pointers.ctypes.data
-    first, step = spaces.data_ptr(), spaces.shape[1] * spaces.itemsize
-    edges = [blocks * i // threads for i in range(threads + 1)]
-
-    def work(i: int) -> None:
-        # Sums start at zero. Not by torch, whose own threads would wait for more work on the cores that we need now.
-        if size > tables.turn_sums:
-            offset = tables.turn_sums * spaces.itemsize
-            ctypes.memset(first + i * step + offset, 0, step - offset)
-        drive(first + i * step, edges[i], where, tensors, count, edges[i + 1])
-
-    others = [_pool(os.getpid()).submit(work, i) for i in range(1, threads)]
-    work(0)
-    for other in others:
-        other.result()
-    return spaces

@@ -36,7 +36,7 @@ def _backward(
     x: Tensor,
     angles: Tensor,
     out: Tensor,
-    norms: Tensor,
+    norms: Tensor | None,
     description: str,
     need_x: bool,
     need_angles: bool,
@@ -48,6 +48,7 @@ def _backward(
         )
     if angles.ndim == 1:
         return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
+    assert norms is not None
     return run_batched_angles_back(description, cotangent, x, angles, out, norms, need_x, need_angles)
 
 
@@ -252,9 +253,6 @@ class _BackwardFunction(torch.autograd.Function):
         return _map_backward(_BackwardFunction.apply, info, in_dims, args)
 
 
-_MANY_SAMPLES = 1024
-
-
 class _EagerFunction(torch.autograd.Function):
     """The same for plain eager mode, where torch has half the work to do for a call."""
 
@@ -262,18 +260,18 @@ class _EagerFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, angles: Tensor, description: str) -> Tensor:
         out, norms = _forward(x, angles, description)
         ctx.description = description
-        # Norms of many features are cheaper to find again than to keep.
-        ctx.save_for_backward(x, angles, out, norms if angles.ndim > 1 or x.shape[0] < _MANY_SAMPLES else None)
+        # Norms are cheaper to find again than to keep; the compiled simulator finds them anyway.
+        ctx.save_for_backward(x, angles, out, norms if angles.ndim > 1 else None)
         return out
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         need_x, need_angles, _ = ctx.needs_input_grad
-        differentiable = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-        pull: Callable[..., Any] = _BackwardFunction.apply if differentiable else _backward
         x, angles, out, norms = ctx.saved_tensors
-        if norms is None:
-            norms = squared_norms(program(ctx.description), x.detach(), out.dtype)
+        pull: Callable[..., Any] = _backward
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            pull = _BackwardFunction.apply
+            norms = squared_norms(program(ctx.description).plans[0], x.detach(), out.dtype) if norms is None else norms
         d_x, d_angles = pull(cotangent, x, angles, out, norms, ctx.description, need_x, need_angles)
         return d_x if need_x else None, d_angles if need_angles else None, None
 

@@ -155,6 +155,8 @@ def run_measured(
     description = describe(circuit.text, encoding, measured, n_readouts, x.shape[-1])
     if encoding.startswith("iqp") or angles.ndim > 1:
         out = _run_sets(x, angles, description, n_outputs)
+    elif x.ndim == 2:
+        out = apply_circuit(x, angles, description, n_outputs)
     else:
         batch = x.reshape(-1, x.shape[-1])
         out = apply_circuit(batch, angles, description, n_outputs).view(*x.shape[:-1], n_outputs)
