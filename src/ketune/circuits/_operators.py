@@ -21,7 +21,8 @@ from ketune.circuits._batched_angles import (
     run_batched_angles_back,
     second_order,
 )
-from ketune.circuits._execute import compute_dtype, run_program, run_program_back, squared_norms
+from ketune.circuits._dtypes import compute_dtype
+from ketune.circuits._execute import run_program, run_program_back, squared_norms
 from ketune.circuits._plan import program
 
 
