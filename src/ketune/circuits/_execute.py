@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -78,15 +80,24 @@ def _run_plan(plan: Plan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     if form == "native":
         return run_native(plan, x, angles)
     with simulation_guard(plan.matmul_precision, x.device.type):
+        if form == "triton":
+            return _kernels().run_triton(plan, x, angles)
         return _run_products(plan, x, angles, form)
 
 
 def _form(plan: Plan, x: Tensor, angles: Tensor) -> str:
-    """How to run this batch; kernels of single precision, and those for samples at all, only where they can run."""
+    """How to run this batch. Compiled code wants at least one sample, and the Triton kernels compute in float32."""
     form = plan.form(len(x), x.device.type)
-    if form == "native" and not len(x):
+    if form in ("native", "triton") and not len(x):
         return plan.product_form(0)
+    if form == "triton" and compute_dtype(x, angles) != torch.float32:
+        return plan.product_form(len(x))
     return form
+
+
+def _kernels() -> ModuleType:
+    """The module of the Triton form, imported on first use: most who install Ketune have no GPU."""
+    return import_module("ketune.circuits._triton")
 
 
 def _run_products(plan: Plan, x: Tensor, angles: Tensor, form: str) -> tuple[Tensor, Tensor]:
@@ -132,6 +143,8 @@ def _run_plan_back(
     if form == "native":
         return run_native_back(plan, cotangent, x, angles, out, norms, need_x, need_angles)
     with simulation_guard(plan.matmul_precision, x.device.type):
+        if form == "triton":
+            return _kernels().run_triton_back(plan, cotangent, x, angles, out, norms, need_x, need_angles)
         return _run_products_back(plan, cotangent, x, angles, out, norms, need_x, need_angles, form)
 
 

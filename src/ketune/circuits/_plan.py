@@ -11,6 +11,7 @@ from ketune.circuits._costs import current_rates, native_is_available
 from ketune.circuits._gate_matrices import angle_tables, most_rotations, turned_products
 from ketune.circuits._layers import draft_layers, permutation, slot_terms, split_phases
 from ketune.circuits._light_cone import reaching_steps
+from ketune.circuits._triton_tables import TritonTables, fits_triton, make_triton_tables
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import (
     READOUTS,
@@ -116,6 +117,7 @@ class Plan:
         slots = [slot for index in order for slot in drafts[index].slots]
         self._angle_index, self._half = angle_tables(slots, self.n_rotations)
         self._tables: dict[tuple[torch.device, torch.dtype], Tables] = {}
+        self._triton_tables: dict[torch.device, TritonTables] = {}
 
     def native(self) -> "NativePlan | None":
         """The compiled simulator for this plan, made on first use; None where it cannot run."""
@@ -175,6 +177,12 @@ class Plan:
         if key not in self._tables:
             self._tables[key] = apart(lambda: self._make_tables(device, dtype))
         return self._tables[key]
+
+    def triton_tables(self, device: torch.device) -> TritonTables:
+        """The constants that the Triton kernels need beside, made on first use and kept."""
+        if device not in self._triton_tables:
+            self._triton_tables[device] = apart(lambda: make_triton_tables(self, device))
+        return self._triton_tables[device]
 
     def _make_tables(self, device: torch.device, dtype: torch.dtype) -> Tables:
         def to(tensor: torch.Tensor) -> torch.Tensor:

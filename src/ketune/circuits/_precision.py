@@ -16,7 +16,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MATMUL_PRECISIONS = ("highest", "tf32x3", "tf32")
 """How float32 products are done: in full, as three TF32 products of leading and trailing digits, or as one."""
