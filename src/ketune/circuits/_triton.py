@@ -24,8 +24,8 @@ INPUT_PRECISIONS = {"highest": "ieee", "tf32x3": "tf32x3", "tf32": "tf32"}
 
 _TILE_NUMBERS = 2**11  # real numbers of the states that a program works on at a time, at least
 _STATE_BYTES = 1 << 26  # of product states that are made at a time
-_GRADIENT_BYTES = 1 << 27  # of cotangents of matrices that all programs keep together
-_PROGRAMS_FORWARD, _PROGRAMS_BACK = 8, 2  # for each multiprocessor
+_GRADIENT_BYTES = 1 << 26  # of cotangents of matrices that all programs keep together
+_PROGRAMS_FORWARD, _PROGRAMS_BACK = 8, 4  # for each multiprocessor
 
 
 @lru_cache
@@ -38,7 +38,7 @@ def _on(device: torch.device) -> AbstractContextManager[object]:
 
 
 def tile_options(plan: Plan) -> dict[str, Any]:
-    """The compile-time arguments that both kernels share, and the number of warps."""
+    """The compile-time arguments that both kernels share, with warps and stages."""
     numbers = plan.components * plan.dim
     samples = max(1, _TILE_NUMBERS // numbers)
     return {
@@ -48,8 +48,9 @@ def tile_options(plan: Plan) -> dict[str, Any]:
         "K": WORDS_AT_A_TIME,
         "COMPLEX": plan.components == 2,
         "WORDS": plan.readout != "probabilities",
-        "PRECISION": INPUT_PRECISIONS[plan.matmul_precision],
-        "num_warps": 8 if samples * numbers > _TILE_NUMBERS else 4,
+        "P": INPUT_PRECISIONS[plan.matmul_precision],
+        "num_warps": 8 if samples * numbers > 2 * _TILE_NUMBERS else 4,
+        "num_stages": 2,
     }
 
 
@@ -87,12 +88,15 @@ class _Launch:
         tiles = -(-count // self.options["S"])
         return min(tiles, for_each_multiprocessor * _multiprocessors(self.x.device))
 
-    def arguments(self, amplitudes: Tensor) -> tuple[Any, ...]:
-        """The leading arguments of both kernels."""
+    def arguments(self, amplitudes: Tensor, n_programs: int) -> tuple[Any, ...]:
+        """The leading arguments of both kernels, with memory for the states that each program is at."""
         tables, plan = self.tables, self.plan
+        numbers = n_programs * 2 * plan.components * self.options["S"] * plan.dim
+        scratch = torch.empty(numbers, dtype=torch.float32, device=amplitudes.device)
         features = (amplitudes, *amplitudes.stride(), plan.n_amplitudes)
         layers = (self.high, self.low, tables.layers, tables.moves, plan.n_layers)
-        return (*features, *layers, tables.signs_high, tables.signs_low, tables.signs_high.shape[1], tables.ends)
+        signs = (tables.signs_high, tables.signs_low, tables.signs_high.shape[1])
+        return (*features, *layers, *signs, tables.ends, scratch)
 
 
 def run_triton(plan: Plan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,9 +106,9 @@ def run_triton(plan: Plan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     norms = torch.empty(len(x), dtype=torch.float32, device=x.device)
     with _on(x.device):
         for part, amplitudes in launch.chunks():
-            grid = (launch.programs(len(amplitudes), _PROGRAMS_FORWARD),)
-            arguments = launch.arguments(amplitudes)
-            kernels.forward[grid](
+            n_programs = launch.programs(len(amplitudes), _PROGRAMS_FORWARD)
+            arguments = launch.arguments(amplitudes, n_programs)
+            kernels.forward[(n_programs,)](
                 *arguments, out[part], norms[part], len(amplitudes), plan.n_outputs, **launch.options
             )
     return out, norms
@@ -135,7 +139,7 @@ def run_triton_back(
             d_part = torch.empty(count if need_x else 0, plan.n_amplitudes, dtype=torch.float32, device=device)
             slices = of_angles.new_zeros(n_programs if need_angles else 0, plan.n_layers, size)
             kernels.backward[(n_programs,)](
-                *launch.arguments(amplitudes),
+                *launch.arguments(amplitudes, n_programs),
                 cotangent[part],
                 out[part],
                 norms[part],

@@ -31,7 +31,7 @@ class TritonTables:
     """The constants of a plan on one device, as `ketune.circuits._triton_kernels` describes them."""
 
     layers: Tensor  # (layers, 2) int32
-    moves: Tensor  # (layers, 2, 2 ** n_wires) int32
+    moves: Tensor  # (layers, 2, 2 ** n_wires) int32: where basis states go, with signs, and the inverse
     signs_high: Tensor  # (H, words, padded with zeros) float32; one column for probabilities
     signs_low: Tensor  # (W, the same)
     ends: Tensor  # (2 ** n_wires,) int32: for probabilities, where each basis state ends
@@ -44,9 +44,9 @@ def fits_triton(plan: Plan) -> bool:
     return plan.readout != "amplitudes" and plan.n_wires >= FEWEST_WIRES and numbers <= MOST_NUMBERS
 
 
-def _packed(source: Tensor, sign: Tensor) -> Tensor:
-    """Basis states to read, with a bit for those whose sign changes."""
-    return source + torch.where(sign < 0, _SIGN_BIT, 0)
+def _packed(to: Tensor, sign: Tensor) -> Tensor:
+    """Where basis states go, with a bit for those whose sign changes."""
+    return to + torch.where(sign < 0, _SIGN_BIT, 0)
 
 
 def _word_factors(plan: Plan, goes_to: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ def make_triton_tables(plan: Plan, device: torch.device) -> TritonTables:
         if number < plan.n_layers - 1 and not (torch.equal(goes_to, basis) and bool((sign > 0).all())):
             flags += _MOVED
         layers.append((flags, plan.place(layer)))
-        moves.append(torch.stack((_packed(comes_from, sign[comes_from]), _packed(goes_to, sign))))
+        moves.append(torch.stack((_packed(goes_to, sign), _packed(comes_from, sign[comes_from]))))
     if plan.readout == "probabilities":
         high, low = torch.ones(plan.height, 1), torch.ones(plan.width, 1)
     else:
