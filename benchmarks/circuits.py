@@ -8,7 +8,11 @@ the least wall time of a finished pass).
 
     python benchmarks/circuits.py               # the default grid, about a minute
     python benchmarks/circuits.py --wires 8 10 --samples 2048 --layers 2 --ansatz rxryrz_ring
-    python benchmarks/circuits.py --forms       # also both ways to run a plan: what the cost model chooses from
+    python benchmarks/circuits.py --forms       # also every way to run a plan: what the cost model chooses from
+    python benchmarks/circuits.py --forms --alone --ansatz rxryrz_ring --layers 2 --wires 10 12 --samples 512 2048
+
+With `--forms`, the last column is the rate in the operations of the form (`Plan.operations`) as a fraction of the rate
+of large matrix products, which is measured between the turns.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ketune.circuits import ANSATZE, Circuit, run, simulate, to_pennylane
-from ketune.circuits._plan import Plan
+from ketune.circuits._plan import Plan, describe, program
 from ketune.circuits.observables import pauli_z_words, word_signs
 
 Forward = Callable[[Tensor, Tensor], Tensor]
@@ -63,19 +67,52 @@ def pennylane(circuit: Circuit) -> Forward:
 
 
 @contextmanager
-def _form(by_matrix: bool) -> Iterator[None]:
-    cost_model = Plan.builds_matrix
-    Plan.builds_matrix = lambda plan, n_samples: by_matrix  # type: ignore[method-assign]
+def _form(name: str) -> Iterator[None]:
+    cost_model = Plan.form
+    Plan.form = lambda plan, n_samples, device_type: name  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Plan.builds_matrix = cost_model  # type: ignore[method-assign]
+        Plan.form = cost_model  # type: ignore[method-assign]
+
+
+def forms_of(plan: Plan, device: str) -> list[str]:
+    """The ways to run a plan on a device."""
+    return ["matrix", "layers"] + ["native"] * (device == "cpu" and plan.native() is not None)
+
+
+class Gemm:
+    """A large float32 matrix product on the device."""
+
+    SIZE = 1024
+
+    def __init__(self, device: str) -> None:
+        self.left, self.right = torch.randn(2, self.SIZE, self.SIZE, device=device)
+
+    def __call__(self) -> None:
+        torch.mm(self.left, self.right)
+
+    def rate(self, seconds: float) -> float:
+        """Operations a second."""
+        return 2.0 * self.SIZE**3 / seconds
+
+
+def seconds_of(work: Callable[[], object], on_cuda: bool) -> float:
+    """CPU time over all threads, or wall time of finished work on CUDA."""
+    clock = time.perf_counter if on_cuda else time.process_time
+    if on_cuda:
+        torch.cuda.synchronize()
+    start = clock()
+    work()
+    if on_cuda:
+        torch.cuda.synchronize()
+    return clock() - start
 
 
 class Step:
     """One forward and backward pass of one peer."""
 
-    def __init__(self, forward: Forward, x: Tensor, angles: Tensor, weights: Tensor, form: bool | None = None) -> None:
+    def __init__(self, forward: Forward, x: Tensor, angles: Tensor, weights: Tensor, form: str | None = None) -> None:
         self.forward, self.weights, self.form = forward, weights, form
         self.inputs = (x.clone().requires_grad_(), angles.clone().requires_grad_())
 
@@ -91,15 +128,8 @@ class Step:
         return out.detach(), *gradients
 
     def seconds(self) -> float:
-        """Time of one pass: CPU time over all threads, or wall time of a finished pass on CUDA."""
-        clock = time.perf_counter if self.weights.is_cuda else time.process_time
-        if self.weights.is_cuda:
-            torch.cuda.synchronize()
-        start = clock()
-        self()
-        if self.weights.is_cuda:
-            torch.cuda.synchronize()
-        return clock() - start
+        """Time of one pass, see `seconds_of`."""
+        return seconds_of(self, self.weights.is_cuda)
 
     def peak_bytes(self) -> int | None:
         """Memory at the highest point of one pass beyond what was held before; None where it cannot be read."""
@@ -144,11 +174,15 @@ def measure(circuit: Circuit, n_samples: int, args: argparse.Namespace) -> dict[
         return run(circuit, x, angles)
 
     steps = {"ketune": Step(ours, x, angles, weights)}
+    plan = program(describe(circuit.text, "amplitude", "pauli_z", None, x.shape[1])).plans[0]
+    operations = {}
     if args.forms:
-        steps["ketune, matrix"] = Step(ours, x, angles, weights, form=True)
-        steps["ketune, layers"] = Step(ours, x, angles, weights, form=False)
-    steps["plain torch"] = Step(plain_torch(circuit), x, angles, weights)
-    if not args.no_pennylane:
+        for form in forms_of(plan, args.device):
+            steps[f"ketune, {form}"] = Step(ours, x, angles, weights, form)
+            operations[f"ketune, {form}"] = plan.operations(n_samples, form)
+    if not args.alone:
+        steps["plain torch"] = Step(plain_torch(circuit), x, angles, weights)
+    if not args.alone and not args.no_pennylane:
         steps["PennyLane"] = Step(pennylane(circuit), x, angles, weights)
 
     # A reference on a few samples is enough, and it must not set the memory's high-water mark.
@@ -164,6 +198,7 @@ def measure(circuit: Circuit, n_samples: int, args: argparse.Namespace) -> dict[
 
     peaks = {name: step.peak_bytes() for name, step in steps.items()}  # the first pass also warms up
     times: dict[str, list[float]] = {name: [] for name in steps}
+    gemm, gemm_times = Gemm(args.device), list[float]()
     deadline = time.perf_counter() + args.seconds
     while len(times["ketune"]) < args.repeats and (not times["ketune"] or time.perf_counter() < deadline):
         for name, step in steps.items():
@@ -171,17 +206,21 @@ def measure(circuit: Circuit, n_samples: int, args: argparse.Namespace) -> dict[
             first = step.seconds()
             more = min(10, int(0.05 / max(first, 1e-6)))
             times[name].append(min([first, *(step.seconds() for _ in range(more))]))
+        gemm_times += [seconds_of(gemm, weights.is_cuda) for _ in range(3)]
+    gemm_rate = gemm.rate(min(gemm_times))
     least = {name: min(values) for name, values in times.items()}
     return {
         "n_wires": circuit.n_wires,
         "n_samples": n_samples,
         "n_gates": len(circuit.gates),
+        "gemm_rate": gemm_rate,
         "peers": {
             name: {
                 "milliseconds": 1e3 * least[name],
                 "ratio": least[name] / least["ketune"],
                 "peak_mib": None if peaks[name] is None else peaks[name] / 2**20,  # type: ignore[operator]
                 "relative_error": errors[name],
+                "gemm_fraction": operations[name] / least[name] / gemm_rate if name in operations else None,
             }
             for name in steps
         },
@@ -199,7 +238,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each peer (default 7)")
     parser.add_argument("--seconds", type=float, default=5.0, help="take no more turns after this (default 5 per case)")
-    parser.add_argument("--forms", action="store_true", help="measure both ways to run a plan, too")
+    parser.add_argument("--forms", action="store_true", help="measure every way to run a plan, too")
+    parser.add_argument("--alone", action="store_true", help="leave all peers out")
     parser.add_argument("--no-pennylane", action="store_true", help="leave PennyLane out")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative error allowed (default 1e-4)")
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/circuits.json"), help="where to write")
@@ -214,16 +254,19 @@ def main() -> None:
         machine = torch.cuda.get_device_name()
     print(f"{args.ansatz}, {args.layers} layer(s), float32, forward + backward to features and angles")
     print(f"{machine}, torch {torch.__version__}")
-    print(f"{'wires':>5} {'samples':>7}  {'peer':<15} {'ms':>9} {'x ketune':>9} {'peak MiB':>9} {'rel. error':>10}")
+    print(
+        f"{'wires':>5} {'samples':>7}  {'peer':<15} {'ms':>9} {'x ketune':>9} {'peak MiB':>9} {'rel. error':>10} {'/ GEMM':>7}"
+    )
     cases = []
     for n_wires, n_samples in grid:
         case = measure(ANSATZE[args.ansatz](n_wires, args.layers), n_samples, args)
         cases.append(case)
         for name, row in case["peers"].items():  # type: ignore[attr-defined]
             peak = "-" if row["peak_mib"] is None else f"{row['peak_mib']:.1f}"
+            share = "-" if row["gemm_fraction"] is None else f"{row['gemm_fraction']:.2f}"
             print(
                 f"{n_wires:5d} {n_samples:7d}  {name:<15} {row['milliseconds']:9.2f} {row['ratio']:9.2f} {peak:>9} "
-                f"{row['relative_error']:10.1e}",
+                f"{row['relative_error']:10.1e} {share:>7}",
                 flush=True,
             )
     record = {

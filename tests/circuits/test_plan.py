@@ -126,3 +126,12 @@ def test_all_forms_agree_on_batches_of_several_chunks(n_wires, monkeypatch):
     for native, by_matrix, by_layers in zip(*results):
         torch.testing.assert_close(by_matrix, by_layers, atol=1e-12, rtol=1e-10)
         torch.testing.assert_close(native, by_layers, atol=1e-12, rtol=1e-10)
+
+
+def test_a_gradient_of_amplitudes_leaves_the_tables_as_they_are():
+    circuit = Circuit(3, (Gate("RY", (0,), 0), Gate("CZ", (0, 1)), Gate("RY", (1,), 1), Gate("CZ", (1, 2))))
+    x, angles = torch.randn(4, 8, dtype=torch.float64), torch.randn(2, dtype=torch.float64, requires_grad=True)
+    first, again = (
+        torch.autograd.grad(run(circuit, x, angles, readout="amplitudes").sin().sum(), angles) for _ in range(2)
+    )
+    assert torch.equal(first[0], again[0])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ketune.circuits._dtypes import SMALLEST_SQUARED_NORM, compute_dtype, plain
 from ketune.circuits._execute_native import run_native, run_native_back
-from ketune.circuits._kernels import Gradients, Matrices, Tape, layer_matrices, run_layers, run_layers_back
+from ketune.circuits._kernels import Gradients, Matrices, Space, Tape, layer_matrices, run_layers, run_layers_back
 from ketune.circuits._plan import Plan, Program, Tables
 from ketune.circuits._precision import products_for, simulation_guard
 from ketune.circuits._product_states import product_states, product_states_back
@@ -33,6 +33,7 @@ class _Run:
         self.products = products_for(plan.matmul_precision, x.device.type, self.dtype)
         self.matrices: Matrices = layer_matrices(plan, self.tables, angles.to(self.dtype), self.products)
         self.step = plan.chunk(x.device.type, self.dtype.itemsize)
+        self.space = Space(self.tables.half, plan.components * plan.dim * self.step)
         self.matrix = self._circuit_matrix() if form == "matrix" else None
         self.batch_step = self.step if self.matrix is None else max(self.step, 128)
 
@@ -45,17 +46,21 @@ class _Run:
         """Final states of a chunk, (c 2 ** n_wires, C); for readout "amplitudes" only the wanted rows, (k, C)."""
         if self.matrix is not None:
             return self.products.mm(self.matrix, amplitudes.T)
-        return run_layers(self.plan, self.tables, self.matrices, amplitudes, tape)
+        return run_layers(self.plan, self.tables, self.matrices, amplitudes, self.space, tape)
 
     def _circuit_matrix(self) -> Tensor:
         """The matrix of the circuit by columns, or its first rows for readout "amplitudes"."""
-        plan, tables, matrices = self.plan, self.tables, self.matrices
+        plan, tables, matrices, space = self.plan, self.tables, self.matrices, self.space
         if plan.readout == "amplitudes":
             picked = tables.rows.split(self.step, 1)  # type: ignore[union-attr]
-            parts = [run_layers_back(plan, tables, matrices, rows.contiguous(), None, None, True) for rows in picked]
-            return torch.cat(parts)  # type: ignore[arg-type]
+            parts = []
+            for rows in picked:
+                back = rows.clone(memory_format=torch.contiguous_format)  # it is written over
+                part = run_layers_back(plan, tables, matrices, back, space, None, None, True)
+                parts.append(part.flatten(1)[:, : plan.n_amplitudes].clone())  # type: ignore[union-attr]
+            return torch.cat(parts)
         units = torch.eye(plan.n_amplitudes, dtype=self.dtype, device=self.x.device).split(self.step)
-        return torch.cat([run_layers(plan, tables, matrices, unit) for unit in units], 1)
+        return torch.cat([run_layers(plan, tables, matrices, unit, space).clone() for unit in units], 1)
 
     def circuit_matrix_back(self, cotangent: Tensor, gradients: Gradients) -> None:
         """Adds what the cotangent of the circuit's matrix gives to the gradients of the small matrices."""
@@ -69,8 +74,9 @@ class _Run:
             pairs = zip(units, cotangent.split(self.step, 1))
         for amplitudes, back in pairs:
             tape: Tape = []
-            run_layers(plan, tables, matrices, amplitudes, tape)
-            run_layers_back(plan, tables, matrices, back.contiguous(), tape, gradients, False)
+            run_layers(plan, tables, matrices, amplitudes, self.space, tape)
+            back = back.clone(memory_format=torch.contiguous_format)  # it is written over
+            run_layers_back(plan, tables, matrices, back, self.space, tape, gradients, False)
 
 
 def _run_plan(plan: Plan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,7 +187,8 @@ def _run_products_back(
         else:
             states = run.states(amplitudes, tape if need_angles else None)
             if tables.readout is not None:
-                d_states = tables.readout.T @ back[:, start:stop]
+                into = run.space.scratch(states.shape[0], states.shape[1], states) if run.matrix is None else None
+                d_states = torch.mm(tables.readout.T, back[:, start:stop], out=into)
             else:
                 weights = torch.empty_like(back[:-1, start:stop])
                 ended = back[:-1, start:stop] + back[-1, start:stop]
@@ -190,7 +197,16 @@ def _run_products_back(
                 d_states = d_states.reshape(states.shape)
             d_states = d_states.mul_(states)
         if run.matrix is None:
-            d_amplitudes = run_layers_back(plan, tables, run.matrices, d_states, tape, gradients, need_x)
+            d_amplitudes = run_layers_back(plan, tables, run.matrices, d_states, run.space, tape, gradients, need_x)
+            if (
+                d_amplitudes is not None
+                and plan.encoding == "amplitude"
+                and plan.n_amplitudes == plan.first_rows * plan.width
+            ):
+                d_x[start:stop].view(d_amplitudes.shape).copy_(d_amplitudes)
+                continue
+            if d_amplitudes is not None:
+                d_amplitudes = d_amplitudes.flatten(1)[:, : plan.n_amplitudes]
         else:
             d_amplitudes = run.products.mm(d_states.T, run.matrix) if need_x else None
             if d_matrix is not None:

@@ -3,6 +3,7 @@
 Everything here works on plain tensors outside autograd. The layout of states is in `Plan`.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +97,36 @@ Tape = list[tuple[Tensor, Tensor]]
 """Per layer the state before the product with the low and with the high matrix."""
 
 
+class Space:
+    """Memory for the states of one chunk, used again for every chunk.
+
+    Memory that was touched a moment ago is in the processor's cache; fresh memory is not, and has to be mapped first.
+
+    Args:
+        like: a tensor of the device and type.
+        size: numbers in the states of a chunk.
+    """
+
+    def __init__(self, like: Tensor, size: int) -> None:
+        self._like, self._size = like, size
+        self._memory: dict[Hashable, Tensor] = {}
+        self._shaped: dict[tuple[Hashable, int, int], Tensor] = {}
+
+    def named(self, name: Hashable, rows: int, count: int) -> Tensor:
+        """A tensor (rows, count) in the memory of a name."""
+        key = (name, rows, count)
+        if key not in self._shaped:
+            if name not in self._memory:
+                self._memory[name] = self._like.new_empty(self._size)
+            self._shaped[key] = self._memory[name][: rows * count].view(rows, count)
+        return self._shaped[key]
+
+    def scratch(self, rows: int, count: int, beside: Tensor) -> Tensor:
+        """A tensor (rows, count) in one of two memories, the one that `beside` does not stand in."""
+        first = self.named(0, rows, count)
+        return first if first.data_ptr() != beside.data_ptr() else self.named(1, rows, count)
+
+
 def _turn(state: Tensor, phases: Tensor) -> Tensor:
     """(H, c, W, C) real or complex states times phases (H, 2, W, 1), as (H, 2, W, C)."""
     if state.shape[1] == 1:
@@ -125,8 +156,10 @@ def _phase_cotangent(state: Tensor, cotangent: Tensor) -> Tensor:
     return torch.stack((real, imaginary), 1).unsqueeze(-1)
 
 
-def run_layers(plan: Plan, tables: Tables, matrices: Matrices, amplitudes: Tensor, tape: Tape | None = None) -> Tensor:
-    """Final states, (c 2 ** n_wires, C), of (C, n_amplitudes) real amplitudes."""
+def run_layers(
+    plan: Plan, tables: Tables, matrices: Matrices, amplitudes: Tensor, space: Space, tape: Tape | None = None
+) -> Tensor:
+    """Final states, (c 2 ** n_wires, C), of (C, n_amplitudes) real amplitudes; they and the tape stand in `space`."""
     count = amplitudes.shape[0]
     rows, width, components, products = plan.first_rows, plan.width, 1, matrices.products
     if amplitudes.shape[1] != rows * width:
@@ -134,25 +167,35 @@ def run_layers(plan: Plan, tables: Tables, matrices: Matrices, amplitudes: Tenso
     state = amplitudes.view(count, rows, width).permute(1, 2, 0)
     for number, layer in enumerate(plan.layers):
         high, low = matrices.high[number], matrices.low[number]
+        kept = tape is not None and number < plan.n_layers - 1  # whether the tape needs the state after this layer
+        gather, sign = tables.gathers[number], tables.signs[number]
         if layer.is_diagonal:
             state = middle = state.view(rows, components, width, count)
         else:
             inner = components if layer.is_complex else 1
+            outer = 2 if layer.is_complex else 1
             batch = rows * components // inner
             if number:
                 state = state.view(batch, inner * width, count)
-            middle = products.one_with_each(low[:, : inner * width], state)
-            middle = middle.view(rows * 2 if layer.is_complex else rows, -1)
+            place = batch * outer * width, count
+            into = space.scratch(*place, state) if tape is None else space.named(("middle", number), *place)
+            middle = products.one_with_each(low[:, : inner * width], state, into.view(batch, outer * width, count))
+            middle = middle.view(rows * outer, -1)
         if tape is not None:
             tape.append((state, middle))
-        state = _turn(state, high) if layer.is_diagonal else products.mm(high[:, : middle.shape[0]], middle)
-        state = state.view(-1, count)
         components = 2 if layer.is_complex else components
-        gather, sign = tables.gathers[number], tables.signs[number]
+        place = plan.height * components * width, count
+        if layer.is_diagonal:
+            state = _turn(state, high)
+        else:
+            into = space.named(("state", number), *place) if kept and gather is None else space.scratch(*place, middle)
+            state = products.mm(high[:, : middle.shape[0]], middle, into.view(high.shape[0], -1))
+        state = state.view(-1, count)
         if gather is not None:
-            state = state.index_select(0, gather[0])
+            into = space.named(("state", number), *place) if kept else space.scratch(*place, state)
+            state = torch.index_select(state, 0, gather[0], out=into)
         if sign is not None:
-            state = state * sign[0]
+            state = state.mul_(sign[0])
         rows = plan.height
     return state
 
@@ -162,17 +205,22 @@ def run_layers_back(
     tables: Tables,
     matrices: Matrices,
     cotangent: Tensor,
+    space: Space,
     tape: Tape | None,
     gradients: Gradients | None,
     need_input: bool,
 ) -> Tensor | None:
-    """Adjoint of `run_layers`: adds to the gradients, and returns the cotangent of the amplitudes, (C, n_amplitudes).
+    """Adjoint of `run_layers`: adds to the gradients, and returns the cotangent of the amplitudes, (C, rows, W).
+
+    Its rows end with those that hold an amplitude; numbers beyond the last amplitude mean nothing.
+    The result stands in `space`; `cotangent` may be overwritten.
 
     Args:
         plan: the plan.
         tables: its constants.
         matrices: the small matrices.
         cotangent: (c 2 ** n_wires, C) of the final states.
+        space: memory for the cotangents.
         tape: what `run_layers` left; needed only for gradients.
         gradients: where to add the cotangents of the matrices, or None.
         need_input: whether the cotangent of the amplitudes is wanted.
@@ -188,9 +236,10 @@ def run_layers_back(
         batch = rows * components // inner
         gather, sign = tables.gathers[number], tables.signs[number]
         if gather is not None:
-            cotangent = cotangent.index_select(0, gather[1])
+            into = space.scratch(cotangent.shape[0], count, cotangent)
+            cotangent = torch.index_select(cotangent, 0, gather[1], out=into)
         if sign is not None:
-            cotangent = cotangent * sign[1]
+            cotangent = cotangent.mul_(sign[1])
         if layer.is_diagonal:
             cotangent = cotangent.view(rows, 2, width, count)
             if gradients is not None:
@@ -203,16 +252,20 @@ def run_layers_back(
             assert tape is not None
             state, middle = tape[number]
             products.add_mm(gradients.high[number][:, : middle.shape[0]], cotangent, middle.T)
-        cotangent = products.mm(high[:, : rows * outer].T, cotangent).view(batch, outer * width, count)
+        into = space.scratch(batch * outer * width, count, cotangent)
+        cotangent = products.mm(high[:, : rows * outer].T, cotangent, into.view(rows * outer, -1))
+        cotangent = cotangent.view(batch, outer * width, count)
         if gradients is not None:
             rows_so_far = gradients.low[number]
             if rows_so_far is None:
                 gradients.low[number] = products.bmm(cotangent, state.transpose(1, 2))
             else:
                 products.add_bmm(rows_so_far, cotangent, state.transpose(1, 2))
-        if number or need_input:
-            cotangent = products.one_with_each(low[:, : inner * width].T, cotangent)
-            cotangent = cotangent.view(-1, count)
-    if not need_input:
-        return None
-    return cotangent.view(-1, count).T[:, : plan.n_amplitudes]
+        if number:
+            into = space.scratch(batch * inner * width, count, cotangent).view(batch, inner * width, count)
+            cotangent = products.one_with_each(low[:, : inner * width].T, cotangent, into).view(-1, count)
+        elif need_input:
+            # Samples before columns, so that rows of columns are what is left to be put in another order.
+            into = space.scratch(batch * width, count, cotangent).view(batch, count, width)
+            return products.each_with_one(cotangent.transpose(1, 2), low[:, :width], into).transpose(0, 1)
+    return None

@@ -25,7 +25,7 @@ from ketune.circuits.observables import (
 if TYPE_CHECKING:
     from ketune.circuits._native import NativePlan
 
-CHUNK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
+CHUNK_BYTES = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Bytes of the states that are worked on at a time: a few such buffers fit the L2 cache (benchmarks/circuits.py)."""
 
 

@@ -116,19 +116,23 @@ def rounded_to_tf32(tensor: Tensor) -> Tensor:
 
 
 class Products:
-    """Matrix products as torch does them, between `full_float32`."""
+    """Matrix products as torch does them, between `full_float32`; written to `into` where that is given."""
 
-    def mm(self, left: Tensor, right: Tensor) -> Tensor:
+    def mm(self, left: Tensor, right: Tensor, into: Tensor | None = None) -> Tensor:
         """(m, k) times (k, n)."""
-        return left @ right
+        return torch.mm(left, right, out=into)
 
     def bmm(self, left: Tensor, right: Tensor) -> Tensor:
         """(batch, m, k) times (batch, k, n)."""
         return torch.bmm(left, right)
 
-    def one_with_each(self, left: Tensor, right: Tensor) -> Tensor:
+    def each_with_one(self, left: Tensor, right: Tensor, into: Tensor | None = None) -> Tensor:
+        """Each of (batch, m, k) times (k, n)."""
+        return torch.bmm(left, right.expand(left.shape[0], -1, -1), out=into)
+
+    def one_with_each(self, left: Tensor, right: Tensor, into: Tensor | None = None) -> Tensor:
         """(m, k) times each of (batch, k, n)."""
-        return torch.bmm(left.expand(right.shape[0], -1, -1), right)
+        return torch.bmm(left.expand(right.shape[0], -1, -1), right, out=into)
 
     def add_mm(self, out: Tensor, left: Tensor, right: Tensor) -> None:
         """Adds (m, k) times (k, n) to `out`."""
@@ -159,17 +163,19 @@ class _Tf32Products(Products):
         trailing = tensor - leading
         return leading, trailing if self._on_cuda else rounded_to_tf32(trailing)
 
-    def _sum(self, out: Tensor | None, left: Tensor, right: Tensor, expand: int | None = None) -> Tensor:
+    def _sum(self, out: Tensor | None, left: Tensor, right: Tensor, into: Tensor | None = None) -> Tensor:
         lefts, rights = self._parts(left), self._parts(right)
-        if expand is not None:
-            lefts = tuple(part.expand(expand, -1, -1) for part in lefts)
+        if left.ndim < right.ndim:
+            lefts = tuple(part.expand(right.shape[0], -1, -1) for part in lefts)
+        elif right.ndim < left.ndim:
+            rights = tuple(part.expand(left.shape[0], -1, -1) for part in rights)
         pairs = [(lefts[-1], rights[0]), (lefts[0], rights[-1]), (lefts[0], rights[0])] if self._three else []
         if self._on_cuda:
             torch.set_float32_matmul_precision("high")
         try:
             for a, b in pairs or [(lefts[0], rights[0])]:
                 if out is None:
-                    out = torch.mm(a, b) if a.ndim == 2 else torch.bmm(a, b)
+                    out = torch.mm(a, b, out=into) if a.ndim == 2 else torch.bmm(a, b, out=into)
                 elif out.ndim == 2:
                     out.addmm_(a, b)
                 else:
@@ -180,14 +186,17 @@ class _Tf32Products(Products):
         assert out is not None
         return out
 
-    def mm(self, left: Tensor, right: Tensor) -> Tensor:
-        return self._sum(None, left, right)
+    def mm(self, left: Tensor, right: Tensor, into: Tensor | None = None) -> Tensor:
+        return self._sum(None, left, right, into=into)
 
     def bmm(self, left: Tensor, right: Tensor) -> Tensor:
         return self._sum(None, left, right)
 
-    def one_with_each(self, left: Tensor, right: Tensor) -> Tensor:
-        return self._sum(None, left, right, right.shape[0])
+    def one_with_each(self, left: Tensor, right: Tensor, into: Tensor | None = None) -> Tensor:
+        return self._sum(None, left, right, into)
+
+    def each_with_one(self, left: Tensor, right: Tensor, into: Tensor | None = None) -> Tensor:
+        return self._sum(None, left, right, into)
 
     def add_mm(self, out: Tensor, left: Tensor, right: Tensor) -> None:
         self._sum(out, left, right)
