@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -22,85 +21,39 @@ from ketune.circuits._apart import apart
 from ketune.circuits._coefficients import AngleMap, Coefficients
 from ketune.circuits._layers import Draft
 from ketune.circuits._native_code import RECORD, Field
-from ketune.circuits._passes import Passes, Turn, kernel_of, sign_table, span
-
-READOUT_WIDTH = 4
-"""Bits of the rows whose squares are summed at a time."""
+from ketune.circuits._native_records import Records
+from ketune.circuits._passes import Passes, Turn, kernel_of, span
 
 SMALLEST_SQUARED_NORM = 1e-30
 """Squared norms below this count as this, so that a zero vector has zero readouts and finite gradients."""
 
-MOST_WRITTEN_OUT = 16
-"""Words up to which the readout is code of its own, rather than a loop over words."""
-
-
-class _Tables:
-    """Records of passes for one type of computation, with everything they point to."""
+class _Tables(Records):
+    """Records of passes for one type of computation."""
 
     def __init__(self, plan: NativePlan, bits: int) -> None:
-        self.plan, self.bits = plan, bits
-        self.dtype = torch.float32 if bits == 32 else torch.float64
-        self.lanes = lanes = code.vector_bytes() * 8 // bits
-        self.row = lanes * plan.components
-        passes, dim = plan.passes, plan.dim
-        self._kept: list[Tensor] = []
-        self._programs: dict[tuple[object, ...], np.ndarray] = {}
-        self.array_type = np.float32 if bits == 32 else np.float64
-        self.cotangent = (dim + 1) * self.row
+        super().__init__(bits, plan.passes.n_wires, plan.components)
+        self.plan = plan
+        passes, dim, lanes = plan.passes, plan.dim, self.lanes
         self.turn_sums = 2 * self.cotangent
         self.phase_sums = self.turn_sums + 2 * plan.n_turns * lanes
         self.forward_size = self.cotangent
         self.size = self.phase_sums + len(passes.stages) * dim * lanes
         self.columns = -(-plan.n_amplitudes // lanes) * lanes  # of the features, padded to whole groups
-        self.out_columns = -(-dim // lanes) * lanes
-        rows = [k if k < dim else dim for k in range(max(self.columns, self.out_columns))]
-        feature_rows = self._table([r * self.row for r in rows[: self.columns]])
-        groups = self.columns // lanes
-        fields = {Field.COUNT: groups, Field.BASES: feature_rows}
-        self.load = self._record("load", plan.components, False, **_named(fields))
-        empty = list(range(self.columns, dim))
-        zero = {Field.COUNT: len(empty), Field.BASES: self._table([r * self.row for r in empty])}
-        self.zero = [self._record("zero", plan.components, **_named(zero))] if empty else []
-        self.store = self._record("store", plan.components, False, **_named(fields))
+        rows = [k * self.row if k < dim else dim * self.row for k in range(self.columns)]
+        fields: dict[int, int] = {Field.COUNT: self.columns // lanes, Field.BASES: self.table(rows)}
+        self.load = self.record("load", plan.components, False, fields=fields)
+        self.zeros = self.zero([k * self.row for k in range(self.columns, dim)])
+        self.store = self.record("store", plan.components, False, fields=fields)
         self.stages = [record for s in range(len(passes.stages)) for record in self._forward_stage(s)]
         self._back: dict[bool, list[np.ndarray]] = {}
-        self.scale = self._record("scale", plan.components, **_named({Field.COUNT: dim}))
         if plan.readout == "probabilities":
-            masks = [word.parity for word in passes.outputs][::-1]
-            table = [row * self.row for row in span(masks)]
-            self.rows_of_outputs = torch.tensor(table + [dim * self.row] * (self.out_columns - dim), dtype=torch.int32)
+            self.output_rows = self.rows_of_outputs(passes.outputs)
         else:
-            self.readout, self.seed = self._readout_records()
+            self.readout, self.seed = self.readouts(passes.words)
 
-    def program(self, key: tuple[object, ...], records: Callable[[], list[np.ndarray]]) -> np.ndarray:
-        """The records of a kind of call, one after the other, put together once."""
-        if key not in self._programs:
-            self._programs[key] = np.concatenate(records())
-        return self._programs[key]
-
-    def _table(self, values: list[int] | Tensor) -> int:
-        tensor = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int32)
-        self._kept.append(tensor)
-        return tensor.data_ptr()
-
-    def _record(self, name: str, *options: object, **fields: int) -> np.ndarray:
-        record = np.zeros(RECORD, dtype=np.int64)
-        record[Field.KERNEL] = code.kernel(self.bits, self.lanes, name, *options)
-        record[Field.COTANGENT] = self.cotangent
-        for field, value in fields.items():
-            record[Field[field]] = value
-        return record
-
-    def _tile(self, turns: list[Turn]) -> dict[str, int]:
-        bases = kernel_of([turn.parity for turn in turns], self.plan.passes.n_wires)
-        steps = span([turn.mask for turn in turns])
-        return _named(
-            {
-                Field.COUNT: len(bases),
-                Field.BASES: self._table([base * self.row for base in bases]),
-                Field.STEPS: self._table([step * self.row for step in steps]),
-            }
-        )
+    def _turns(self, turns: list[Turn]) -> dict[int, int]:
+        bases = kernel_of([turn.parity for turn in turns], self.n_wires)
+        return self.tile(bases, span([turn.mask for turn in turns]))
 
     def _forward_stage(self, number: int) -> list[np.ndarray]:
         plan, records = self.plan, []
@@ -109,11 +62,11 @@ class _Tables:
         for start in range(0, len(turns), width):
             group = turns[start : start + width]
             phases = "none" if start else "real" if plan.components == 2 and number == 0 else "all"
-            tile = self._tile(group) | _named(self._places(number, start))
-            records.append(self._record("forward", len(group), plan.components, phases, **tile))
+            fields = self._turns(group) | self._places(number, start)
+            records.append(self.record("forward", len(group), plan.components, phases, fields=fields))
         return records
 
-    def _places(self, number: int, start: int) -> dict[Field, int]:
+    def _places(self, number: int, start: int) -> dict[int, int]:
         plan = self.plan
         first = plan.first_turn[number] + start
         return {
@@ -138,39 +91,9 @@ class _Tables:
             measures = "" if not need_angles else "xy" if any(turn.measures_x for turn in group) else "y"
             trained = need_angles and plan.components == 2 and any(phase.part != "fixed" for phase in stage.phases)
             phases = "none" if start else "trained" if trained else "fixed"
-            tile = self._tile(group) | _named(self._places(number, start))
-            records.append(self._record("backward", len(group), plan.components, measures, phases, **tile))
+            fields = self._turns(group) | self._places(number, start)
+            records.append(self.record("backward", len(group), plan.components, measures, phases, fields=fields))
         return records
-
-    def outputs(self, name: str, option: bool, rows: Tensor) -> np.ndarray:
-        """A record that moves squares or their weights between rows and columns; `rows` must outlive it."""
-        fields = {Field.COUNT: self.out_columns // self.lanes, Field.BASES: rows.data_ptr()}
-        return self._record(name, self.plan.components, option, **_named(fields))
-
-    def _readout_records(self) -> tuple[np.ndarray, np.ndarray]:
-        plan = self.plan
-        width = min(READOUT_WIDTH, plan.passes.n_wires)
-        bases = list(range(0, plan.dim, 2**width))
-        parities = [word.parity for word in plan.passes.words] + [0]  # the last one is the norm
-        patterns = [parity & (2**width - 1) for parity in parities]
-        fields = _named(
-            {
-                Field.COUNT: len(bases),
-                Field.BASES: self._table([base * self.row for base in bases]),
-                Field.STEPS: self._table([step * self.row for step in range(2**width)]),
-                Field.WORDS: len(parities),
-                Field.SIGNS: self._table(sign_table(parities, bases).to(self.dtype).contiguous()),
-                Field.PATTERNS: self._table(patterns),
-            }
-        )
-        names = ("readout", "seed")
-        written_out = tuple(patterns) if len(patterns) <= MOST_WRITTEN_OUT else ()
-        first, second = (self._record(name, width, plan.components, written_out, **fields) for name in names)
-        return first, second
-
-
-def _named(fields: dict[Field, int]) -> dict[str, int]:
-    return {field.name: value for field, value in fields.items()}
 
 
 def forward_width(components: int) -> int:
@@ -256,12 +179,12 @@ class NativePlan:
         if self.readout == "probabilities":
             out = amplitudes.new_empty(blocks * lanes, tables.out_columns)
             rows = self._output_rows(tables, c)  # must live until the code has run
-            records = [tables.load, *tables.zero, *tables.stages, tables.outputs("store", True, rows)]
+            records = [tables.load, *tables.zeros, *tables.stages, tables.outputs("store", True, rows)]
             _drive(tables, np.concatenate(records), amplitudes, c, tables.forward_size, out=out)
             out = out[:batch, : self.dim]
             norms = out.sum(1).clamp_min_(SMALLEST_SQUARED_NORM)
             return out / norms[:, None], norms
-        program = tables.program(("forward",), lambda: [tables.load, *tables.zero, *tables.stages, tables.readout])
+        program = tables.program(("forward",), lambda: [tables.load, *tables.zeros, *tables.stages, tables.readout])
         sums = np.empty((blocks, len(self.passes.words) + 1, lanes), tables.array_type)
         _drive(tables, program, amplitudes, c, tables.forward_size, sums=sums)
         norms = np.maximum(sums[:, -1], SMALLEST_SQUARED_NORM)
@@ -273,7 +196,7 @@ class NativePlan:
 
     def _output_rows(self, tables: _Tables, c: Coefficients) -> Tensor:
         """Offset of the row of each basis state at the end, and of a spare row for columns beyond them."""
-        rows = tables.rows_of_outputs ^ (c.origin * tables.row)
+        rows = tables.output_rows ^ (c.origin * tables.row)
         rows[self.dim :] = self.dim * tables.row
         return rows
 
@@ -310,7 +233,7 @@ class NativePlan:
             squares = amplitudes.new_zeros(blocks * lanes, tables.out_columns)
             squares[:batch, : self.dim] = torch.from_numpy(weights + norm_weights[:, None])
             rows = self._output_rows(tables, c)  # must live until the code has run
-            records = [tables.load, *tables.zero, *tables.stages, tables.outputs("load", True, rows), tables.scale]
+            records = [tables.load, *tables.zeros, *tables.stages, tables.outputs("load", True, rows), tables.scale()]
             program = np.concatenate([*records, *tables.back(need_angles), *store])
             spaces = _drive(tables, program, amplitudes, c, tables.size, out=d_x, weights=squares)
         else:
@@ -321,7 +244,7 @@ class NativePlan:
             program = tables.program(
                 ("backward", need_x, need_angles),
                 lambda: [
-                    *(tables.load, *tables.zero, *tables.stages, tables.seed),
+                    *(tables.load, *tables.zeros, *tables.stages, tables.seed),
                     *(*tables.back(need_angles), *store),
                 ],
             )

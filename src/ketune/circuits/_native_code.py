@@ -92,11 +92,11 @@ class Emitter:
         b.cbranch(b.icmp_signed("<", following, count), head, done)
         b.position_at_end(done)
 
-    def field(self, which: Field, kind: Any = I64) -> Any:
+    def field(self, which: int, kind: Any = I64) -> Any:
         """A field of the record."""
         return self.b.load(self.b.gep(self.fields, [I64(which)], source_etype=I64), typ=kind)
 
-    def tensor(self, which: Io) -> Any:
+    def tensor(self, which: int) -> Any:
         """Pointer to a tensor of the call."""
         return self.b.load(self.b.gep(self.io, [I64(which)], source_etype=POINTER), typ=POINTER)
 
@@ -142,6 +142,10 @@ class Emitter:
     def zeros(self) -> Any:
         """A row of zeros."""
         return ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def ones(self) -> Any:
+        """A row of ones."""
+        return ir.Constant(self.vector, [1.0] * self.lanes)
 
     def variable(self) -> Any:
         """A row that a loop may change; becomes a register."""
@@ -545,6 +549,16 @@ _EMITTERS: dict[str, Callable[..., None]] = {
     "seed": _emit_seed,
     "scale": _emit_scale,
 }
+
+
+def emitter(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Enters a function among those whose kernels `kernel` knows by name."""
+
+    def enter(function: Callable[..., None]) -> Callable[..., None]:
+        _EMITTERS[name] = function
+        return function
+
+    return enter
 
 
 def _emit_driver(e: Emitter) -> None:
