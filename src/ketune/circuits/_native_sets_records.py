@@ -226,9 +226,9 @@ def _kind(rotation: Rotation) -> tuple[int | None, float, float]:
 
 def _phases_of(fixed: list[Rotation], dim: int) -> torch.Tensor:
     """(dim,) complex: the product of fixed phases."""
-    odd = [[parity(rotation.parity & row) for row in range(dim)] for rotation in fixed]
-    values = torch.tensor([rotation.offset for rotation in fixed], dtype=torch.float64)
-    total = values @ torch.tensor(odd, dtype=torch.float64)
+    phases = [phase for rotation in fixed for phase in rotation.phases]
+    odd = [[parity(mask & row) for row in range(dim)] for mask, _ in phases]
+    total = torch.tensor([value for _, value in phases], dtype=torch.float64) @ torch.tensor(odd, dtype=torch.float64)
     return torch.polar(torch.ones_like(total), total)
 
 

@@ -24,18 +24,19 @@ _AXES = {"RX": X, "RY": Y, "RZ": Z}
 
 @dataclass(frozen=True)
 class Rotation:
-    """`exp(-i h P)` with `h = factor * angle + offset`; or, for axis "fixed", a phase of rows with odd parity.
+    """`exp(-i h P)` with `h = factor * angle + offset`; or, for axis "fixed", constant phases of the rows.
 
     P flips the rows' addresses by `mask` (axes x and y) and changes sign with their parity under `parity` (y and z).
     Mask and parity belong to one wire: they are dual, so that the parity changes with the mask.
     """
 
     axis: str
-    mask: int
-    parity: int
+    mask: int = 0
+    parity: int = 0
     angle: int | None = None
     factor: float = 0.0
-    offset: float = 0.0  # radians; of axis "fixed" the phase
+    offset: float = 0.0  # radians
+    phases: tuple[tuple[int, float], ...] = ()  # of axis "fixed": parity and radians of the rows where it is odd
 
     @property
     def turns(self) -> bool:
@@ -44,9 +45,16 @@ class Rotation:
 
     def commutes(self, other: Rotation) -> bool:
         """Whether the order of the two does not matter."""
-        first = parity(self.mask & other.parity) if self.turns and other.axis != X else 0
-        second = parity(self.parity & other.mask) if other.turns and self.axis != X else 0
+        if not self.turns or not other.turns:
+            turn, phases = (self, other) if self.turns else (other, self)
+            return not turn.turns or not any(parity(turn.mask & mask) for mask in phases.parities())
+        first = parity(self.mask & other.parity) if other.axis == Y else 0
+        second = parity(self.parity & other.mask) if self.axis == Y else 0
         return first == second
+
+    def parities(self) -> list[int]:
+        """The parities that the phases of an axis that is not x or y depend on."""
+        return [mask for mask, _ in self.phases] if self.axis == FIXED else [self.parity]
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def rotations_of(circuit: Circuit, readout: str | tuple[str, ...], from_zero: bo
         for wire, slot in enumerate(draft.slots):
             steps += _slot_rotations(slot, frame.masks[wire], frame.parities[wire])
         for name, wires in draft.permutes:
-            steps += [Rotation(FIXED, 0, mask, offset=value) for mask, _, value in frame.permute(name, wires)]
+            steps += _fixed([(mask, value) for mask, _, value in frame.permute(name, wires)])
     if from_zero:
         steps = _without_leading_phases(steps)
     steps = _without_leading_phases(steps[::-1])[::-1]  # phases at the end do not change squares
@@ -126,15 +134,17 @@ def _constant_rotations(matrix: Matrix, mask: int, parity: int) -> list[Rotation
     else:
         root = cmath.sqrt(complex(a * d - b * c))
         half = math.atan2(abs(c), abs(a))
-        half_sum = -cmath.phase(a / root) if abs(a) > 1e-9 else 0.0
         half_difference = cmath.phase(c / root)
+        # A flip has no sum; with this one the phases of a real matrix are 0 and pi.
+        half_sum = -cmath.phase(a / root) if abs(a) > 1e-9 else half_difference
         before, after = half_sum - half_difference, half_sum + half_difference
-    parts = [
-        Rotation(FIXED, 0, parity, offset=before),
-        Rotation(Y, mask, parity, offset=half),
-        Rotation(FIXED, 0, parity, offset=after),
-    ]
-    return [part for part in parts if part.offset]
+    turn = [Rotation(Y, mask, parity, offset=half)] if half else []
+    return _fixed([(parity, before)]) + turn + _fixed([(parity, after)])
+
+
+def _fixed(phases: list[tuple[int, float]]) -> list[Rotation]:
+    """Phases that stay together: those of a CZ are real only if none of them is dropped."""
+    return [Rotation(FIXED, phases=tuple(phases))] if any(value for _, value in phases) else []
 
 
 def _without_leading_phases(steps: list[Rotation]) -> list[Rotation]:
