@@ -240,8 +240,8 @@ class _Rotations:
 
 
 @emitter("set_forward")
-def _emit_forward(e: Emitter, width: int, components: int, first: bool, *options: Any) -> None:
-    """One pass; the first one finds no imaginary parts in the workspace."""
+def _emit_forward(e: Emitter, width: int, components: int, *options: Any) -> None:
+    """One pass."""
     rotations = _Rotations(e, width, components, *options)
 
     def body(tile: _Tile) -> None:
@@ -249,7 +249,7 @@ def _emit_forward(e: Emitter, width: int, components: int, first: bool, *options
         columns: list[list[Any]] = [[] for _ in places]
 
         def read(row: int) -> None:
-            values = [e.zeros() if part and first else e.read(source[row]) for part, source in enumerate(places)]
+            values = [e.read(source[row]) for source in places]
             if rotations.fixed:
                 values = rotations.multiply(values, rotations.fixed_phase(tile, row))
             if rotations.before:

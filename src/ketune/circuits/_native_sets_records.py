@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import torch
 from ketune.circuits import _native_code as code
 from ketune.circuits._native_records import Records
 from ketune.circuits._native_sets_code import SetField
-from ketune.circuits._passes import parity
+from ketune.circuits._passes import independent, parity, span
 from ketune.circuits._rotations import Rotation
 from ketune.circuits._tile_passes import TilePass, schedule
 
@@ -46,12 +47,13 @@ class SetRecords(Records):
         edges = [2 * self.cotangent + lanes * edge for edge in accumulate(counts, initial=0)]
         self._angles, self._cosines, *tables, self._sums, self._gradients, self.size = edges
         self._tables = {id(p): (tables[2 * i], tables[2 * i + 1]) for i, p in enumerate(every)}
+        self._bases = {id(p): bases for group in (self._passes, self._back_passes) for p, bases in self._tiles(group)}
         self._fixed_at: dict[int, int] = {}
         self.fixed = self._fixed_phases(every)
 
         self.feature_columns, self.angle_columns = max(plan.n_features, lanes), max(plan.n_angles, lanes)
         self.inputs = [*self._load_features(), *self._load_angles()]
-        self.forward = [self._forward(p, number == 0) for number, p in enumerate(self._passes)]
+        self.forward = [self._forward(p) for p in self._passes]
         self.phases = [record for p in self._passes for record in self._phase_tables(p)]
         self.back_phases = [record for p in self._back_passes for record in self._phase_tables(p)]
         self._back: dict[bool, list[np.ndarray]] = {}
@@ -59,6 +61,19 @@ class SetRecords(Records):
             self.output_rows = self.rows_of_outputs(plan.rotations.outputs)
         else:
             self.readout, self.seed = self.readouts(plan.rotations.words)
+
+    def _tiles(self, passes: list[TilePass]) -> Iterator[tuple[TilePass, list[int]]]:
+        """The first row of each tile that a pass has to visit.
+
+        The others hold zeros going forward: a state that starts in few rows reaches more of them with every turn. Going
+        back such rows have no part in the gradients of this pass and those before it.
+        """
+        bits = 0 if self.plan.encodes_angles else (self.plan.n_features - 1).bit_length()
+        reached = [1 << bit for bit in range(bits)]
+        for p in passes:
+            reached += p.masks
+            inside = set(span(independent(reached)))
+            yield p, [base for base in p.bases(self.n_wires) if base in inside]
 
     def _angle(self, index: int) -> int:
         return self._angles + index * self.lanes
@@ -88,10 +103,12 @@ class SetRecords(Records):
 
     def _load_features(self) -> list[np.ndarray]:
         plan = self.plan
-        records = [self.record("set_load", False, fields=self._feature_fields(False))]
-        if plan.encodes_angles:
-            return [*records, self.record("set_start", fields={}), *self.zero([k * self.row for k in range(1, self.dim)])]
-        return [*records, *self.zero([k * self.row for k in range(plan.n_features, self.dim)])]
+        filled = 1 if plan.encodes_angles else plan.n_features
+        rows = [k * self.row for k in range(filled, self.dim)]
+        if self.components == 2:
+            rows += [k * self.row + self.lanes for k in range(self.dim)]
+        start = [self.record("set_start", fields={})] if plan.encodes_angles else []
+        return [self.record("set_load", False, fields=self._feature_fields(False)), *start, *self.zero(rows)]
 
     def _load_angles(self) -> list[np.ndarray]:
         plan, records = self.plan, []
@@ -162,16 +179,15 @@ class SetRecords(Records):
 
     def _fields(self, p: TilePass) -> dict[int, int]:
         before, after = self._tables[id(p)]
-        return self.tile(p.bases(self.n_wires), p.steps()) | {
+        return self.tile(self._bases[id(p)], p.steps()) | {
             SetField.ANGLES: self._cosines_of(p.turns),
             SetField.FIXED: self._fixed_at.get(id(p), 0),
             SetField.BEFORE: before,
             SetField.AFTER: after,
         }
 
-    def _forward(self, p: TilePass, first: bool) -> np.ndarray:
-        options = (p.width, self.components, first, *self._options(p))
-        return self.record("set_forward", *options, fields=self._fields(p))
+    def _forward(self, p: TilePass) -> np.ndarray:
+        return self.record("set_forward", p.width, self.components, *self._options(p), fields=self._fields(p))
 
     def back(self, measures: bool) -> list[np.ndarray]:
         """Records of the passes taken back, the last one first; with `measures` the gradients of all angles."""
@@ -234,8 +250,7 @@ def _phases_of(fixed: list[Rotation], dim: int) -> torch.Tensor:
 
 def forward_width(components: int) -> int:
     """Wires that one pass turns at most going forward."""
-    wide = 4 if components == 1 else 3
-    return wide if code.n_registers() == 32 else wide - 1
+    return 3 if code.n_registers() == 32 else 2
 
 
 def backward_width(components: int) -> int:

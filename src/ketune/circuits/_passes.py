@@ -215,15 +215,21 @@ def parity(value: int) -> int:
     return value.bit_count() & 1
 
 
-def kernel_of(parities: list[int], n_bits: int) -> list[int]:
-    """All addresses of n_bits bits whose parity is even under every given mask, in ascending order."""
-    basis: list[int] = []  # reduced rows, each with its highest bit to itself
-    for row in parities:
+def independent(masks: list[int]) -> list[int]:
+    """Masks with the same span, each with its highest bit to itself."""
+    basis: list[int] = []
+    for row in masks:
         for other in basis:
             row = min(row, row ^ other)
         if row:
             top = 1 << (row.bit_length() - 1)
             basis = [other ^ row if other & top else other for other in basis] + [row]
+    return basis
+
+
+def kernel_of(parities: list[int], n_bits: int) -> list[int]:
+    """All addresses of n_bits bits whose parity is even under every given mask, in ascending order."""
+    basis = independent(parities)
     tops = {row.bit_length() - 1: row for row in basis}
     free = [bit for bit in range(n_bits) if bit not in tops]
     vectors = []
