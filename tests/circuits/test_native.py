@@ -12,6 +12,7 @@ from ketune.circuits._plan import program
 from ketune.circuits.observables import pauli_z_words, word_signs
 
 native = pytest.importorskip("ketune.circuits._native")
+records = pytest.importorskip("ketune.circuits._native_records")
 
 
 def plan_of(circuit, readout="pauli_z", n_features=None):
@@ -66,7 +67,7 @@ def test_any_number_of_samples_and_features(n_samples, n_features):
 
 def test_more_words_than_are_written_out():
     circuit = rxryrz_ring(6, 2)
-    words = [format(k, "06b").replace("0", "I").replace("1", "Z") for k in range(1, 2 * native.MOST_WRITTEN_OUT)]
+    words = [format(k, "06b").replace("0", "I").replace("1", "Z") for k in range(1, 2 * records.MOST_WRITTEN_OUT)]
     check(circuit, *draw(circuit, 11), words, readout=words)
 
 

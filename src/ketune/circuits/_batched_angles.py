@@ -18,8 +18,8 @@ from ketune.circuits._reference import Reference, reference
 from ketune.circuits._sets_plan import SetsProgram, sets_program
 
 _CHUNK_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}  # of everything that one chunk keeps for its derivative
-_MANY_SAMPLES_COMPILED = 1 << 30
-_MANY_AMPLITUDES = 1 << 13  # from so many amplitudes per set of angles on, one run per set is faster than all at once
+# From so many amplitudes per set of angles on, one run per set is faster than all at once (benchmarks/angle_sets.py).
+_MANY_AMPLITUDES = {"plain": 1 << 13, "compiled": 1 << 18}
 
 
 def _compiled(description: str, x: Tensor, angles: Tensor) -> SetsProgram | None:
@@ -33,8 +33,8 @@ def _one_run_per_set(description: str, x: Tensor, angles: Tensor, compiled: bool
     """The cost model: whether to run the sets of angles one after another, each on all its samples."""
     if not len(angles) or description.startswith("iqp"):
         return False
-    most = _MANY_SAMPLES_COMPILED if compiled else _MANY_AMPLITUDES
-    return x.shape[1] << reference(description).n_wires >= most
+    n_wires = reference(description).n_wires
+    return x.shape[1] << n_wires >= _MANY_AMPLITUDES["compiled" if compiled else "plain"]
 
 
 def run_batched_angles(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ Chunk = tuple[slice, slice]
 """Which sets of angles, and which of their samples."""
 
 _CHUNK_BYTES = 1 << 21  # of the features and angles of one piece, which may have to be converted
+_LEAST_SAMPLES = 256  # of one piece
 
 
 def cut(n_sets: int, n_samples: int, count: int) -> list[Chunk]:
@@ -40,7 +41,11 @@ def take(tensor: Tensor, chunk: Chunk) -> Tensor:
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.detach().to(dtype)
+    """Outside autograd, in a type, with memory of its own: autograd's efficient zeros have none."""
+    tensor = tensor.detach()
+    if tensor._is_zerotensor():
+        return torch.zeros(tensor.shape, dtype=dtype)
+    return tensor.to(dtype)
 
 
 def _pieces(x: Tensor, angles: Tensor) -> Iterator[tuple[Chunk, Samples]]:
@@ -48,7 +53,7 @@ def _pieces(x: Tensor, angles: Tensor) -> Iterator[tuple[Chunk, Samples]]:
 
     dtype = compute_dtype(x, angles)
     each = dtype.itemsize * (x.shape[-1] + angles.shape[-1])
-    for chunk in cut(len(angles), x.shape[1], max(256, _CHUNK_BYTES // each)):
+    for chunk in cut(len(angles), x.shape[1], max(_LEAST_SAMPLES, _CHUNK_BYTES // each)):
         features = _plain(take(x, chunk), dtype)
         # Features that neither sets nor samples tell apart are one row.
         yield chunk, Samples(features.flatten(0, 1), _plain(angles[chunk[0]], dtype), features.shape[1])
@@ -91,10 +96,10 @@ def run_sets_back(
     d_angles = angles.new_zeros(angles.shape if need_angles else (0,), dtype=dtype)
     for chunk, samples in _pieces(x, angles):
         each = samples.each
-        parts = [_plain(take(tensor, chunk), dtype).flatten(0, 1) for tensor in (cotangent, out, norms)]
+        weights, values, squares = (_plain(take(t, chunk), dtype).flatten(0, 1) for t in (cotangent, out, norms))
         for plan, columns in zip(program.plans, program.columns):
-            own = parts if len(program.plans) == 1 else [part[:, list(columns)] for part in parts[:2]] + parts[2:]
-            part_x, part_angles = plan.run_back(samples, *own, need_x, need_angles)
+            own = slice(None) if len(program.plans) == 1 else list(columns)
+            part_x, part_angles = plan.run_back(samples, weights[:, own], values[:, own], squares, need_x, need_angles)
             if part_x is not None:
                 grid = part_x.unflatten(0, (-1, each))
                 take(d_x, chunk).add_(grid.sum(0, keepdim=True) if len(x) == 1 else grid)

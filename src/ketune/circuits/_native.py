@@ -27,6 +27,7 @@ from ketune.circuits._passes import Passes, Turn, kernel_of, span
 SMALLEST_SQUARED_NORM = 1e-30
 """Squared norms below this count as this, so that a zero vector has zero readouts and finite gradients."""
 
+
 class _Tables(Records):
     """Records of passes for one type of computation."""
 

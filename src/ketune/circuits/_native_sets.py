@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from ketune.circuits import _native_code as code
 from ketune.circuits._apart import apart
-from ketune.circuits._costs import native_is_available
 from ketune.circuits._native import SMALLEST_SQUARED_NORM, _pool
 from ketune.circuits._native_code import RECORD
 from ketune.circuits._native_sets_records import SetRecords

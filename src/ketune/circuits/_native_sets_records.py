@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ketune.circuits import _native_code as code
+from ketune.circuits import _native_sets_turns  # noqa: F401  whose kernels the records name
 from ketune.circuits._native_records import Records
 from ketune.circuits._native_sets_code import SetField
 from ketune.circuits._passes import independent, parity, span
@@ -120,7 +121,7 @@ class SetRecords(Records):
             records.append(self.record("set_products", False, fields=self._products()))
         if self._cosine:
             numbers = [number for _, factor, offset in self._cosine for number in (factor, offset)]
-            fields = {
+            fields: dict[int, int] = {
                 SetField.COUNT: len(self._cosine),
                 SetField.BASES: self.table([self._angle(plan.n_rows if a is None else a) for a, _, _ in self._cosine]),
                 SetField.FACTORS: self._numbers(numbers),
@@ -164,7 +165,7 @@ class SetRecords(Records):
         for rotations, place in zip((p.before, p.after), self._tables[id(p)]):
             if rotations:
                 signs = [float(p.sign(rotation, row)) for rotation in rotations for row in range(2**p.width)]
-                fields = {
+                fields: dict[int, int] = {
                     SetField.COUNT: len(rotations),
                     SetField.ANGLES: self._cosines_of(rotations),
                     SetField.FACTORS: self._numbers(signs),

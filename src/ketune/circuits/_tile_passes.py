@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ketune.circuits._passes import kernel_of, parity, span
-from ketune.circuits._rotations import FIXED, X, Y, Rotation
+from ketune.circuits._rotations import FIXED, Rotation, X
 
 _WINDOW = 64
 """Rotations that may be left for later while a pass is filled; bounds the time of `schedule`."""
