@@ -22,19 +22,28 @@ _CHUNK_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}  # of everything that one chunk
 _MANY_AMPLITUDES = {"plain": 1 << 13, "compiled": 1 << 18}
 
 
-def _compiled(description: str, x: Tensor, angles: Tensor) -> SetsProgram | None:
-    """The compiled form, where it can run."""
-    if x.device.type != "cpu" or not len(angles) or not x.shape[1]:
+def compiled_form(description: str, x: Tensor, n_sets: int) -> SetsProgram | None:
+    """The compiled form for a batch, where it can run and is the fastest.
+
+    Args:
+        description: of the circuit, see `ketune.circuits._plan.describe`.
+        x: (..., S, n_features) features.
+        n_sets: number of sets of angles.
+    """
+    n_samples = x.shape[-2]
+    if x.device.type != "cpu" or not n_sets or not n_samples:
         return None
-    return sets_program(description)
+    compiled = sets_program(description)
+    if compiled is None or not description.startswith("amplitude"):
+        return compiled  # encodings are gates to it, for which other forms need states as features
+    return compiled if n_samples << compiled.n_wires < _MANY_AMPLITUDES["compiled"] else None
 
 
-def _one_run_per_set(description: str, x: Tensor, angles: Tensor, compiled: bool) -> bool:
-    """The cost model: whether to run the sets of angles one after another, each on all its samples."""
+def _one_run_per_set(description: str, x: Tensor, angles: Tensor) -> bool:
+    """Whether to run the sets of angles one after another, each on all its samples, where they are not compiled."""
     if not len(angles) or description.startswith("iqp"):
         return False
-    n_wires = reference(description).n_wires
-    return x.shape[1] << n_wires >= _MANY_AMPLITUDES["compiled" if compiled else "plain"]
+    return x.shape[1] << reference(description).n_wires >= _MANY_AMPLITUDES["plain"]
 
 
 def run_batched_angles(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,9 +57,11 @@ def run_batched_angles(description: str, x: Tensor, angles: Tensor) -> tuple[Ten
     Returns:
         readouts (A, S, k) and squared norms (A, S), in float32, or in float64 when features or angles are float64.
     """
-    compiled = _compiled(description, x, angles)
-    if not _one_run_per_set(description, x, angles, compiled is not None):
-        return evaluate(description, x, angles) if compiled is None else run_sets(compiled, x, angles)
+    compiled = compiled_form(description, x, len(angles))
+    if compiled is not None:
+        return run_sets(compiled, x, angles)
+    if not _one_run_per_set(description, x, angles):
+        return evaluate(description, x, angles)
     runs = [run_program(program(description), x[a % len(x)], each) for a, each in enumerate(angles)]
     out, norms = zip(*runs)
     return torch.stack(out), torch.stack(norms)
@@ -67,10 +78,10 @@ def run_batched_angles_back(
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
     """Cotangents of x and of the angles, in their shapes and types; (0,) where not needed."""
-    compiled = _compiled(description, x, angles)
-    if not _one_run_per_set(description, x, angles, compiled is not None):
-        if compiled is not None:
-            return run_sets_back(compiled, cotangent, x, angles, out, norms, need_x, need_angles)
+    compiled = compiled_form(description, x, len(angles))
+    if compiled is not None:
+        return run_sets_back(compiled, cotangent, x, angles, out, norms, need_x, need_angles)
+    if not _one_run_per_set(description, x, angles):
         d_x = x.new_zeros(x.shape if need_x else (0,))
         d_angles = angles.new_zeros(angles.shape if need_angles else (0,))
         for (sets, samples), part_x, part_angles in _pulled_chunks(description, cotangent, x, angles):

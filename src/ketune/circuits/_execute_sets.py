@@ -104,5 +104,6 @@ def run_sets_back(
                 grid = part_x.unflatten(0, (-1, each))
                 take(d_x, chunk).add_(grid.sum(0, keepdim=True) if len(x) == 1 else grid)
             if part_angles is not None:
-                d_angles[chunk[0]] += part_angles if each == 1 else part_angles.unflatten(0, (-1, each)).sum(1)
+                grid = part_angles.unflatten(0, (-1, each))
+                d_angles[chunk[0]] += grid[:, 0] if each == 1 else grid.sum(1, dtype=torch.float64)
     return d_x.to(x.dtype), d_angles.to(angles.dtype)

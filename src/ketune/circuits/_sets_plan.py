@@ -25,6 +25,11 @@ class SetsProgram:
     columns: tuple[tuple[int, ...], ...]
     n_outputs: int
 
+    @property
+    def n_wires(self) -> int:
+        """Number of wires."""
+        return self.plans[0].rotations.n_wires
+
 
 def sets_program(description: str) -> SetsProgram | None:
     """The program of a description, made on first use; None where compiled code cannot run."""
