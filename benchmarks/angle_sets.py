@@ -144,7 +144,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, object]]:
     first = "encoding" if options.encodings else "kind"
     print(f"| {first} | wires | " + " | ".join(TOOLS[tool] for tool in tools) + " | error of Ketune |")
     print("|---|---:|" + "---:|" * (len(tools) + 1))
-    for item in ENCODINGS[1:] if options.encodings else ANSATZE:
+    for item in ENCODINGS[1:] if options.encodings else options.kinds:
         kind, encoding = ("complex", item) if options.encodings else (item, "none")
         for n_wires in options.wires:
             results = {}
@@ -187,6 +187,7 @@ def crossover(options: argparse.Namespace) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wires", type=int, nargs="+", default=[4, 6, 8, 10, 12])
+    parser.add_argument("--kinds", nargs="+", choices=list(ANSATZE), default=list(ANSATZE))
     parser.add_argument("--sets", type=int, default=2048)
     parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
     parser.add_argument("--seconds", type=float, default=6.0, help="CPU time for the calls of a tool, about")

@@ -11,10 +11,11 @@ from torch.func import jacrev, vmap
 
 from ketune.circuits import ANSATZE, Circuit, Gate, _costs, run, rxryrz_ring, ry_ring
 from ketune.circuits._batched_angles import evaluate
+from ketune.circuits._execute_sets import run_sets, run_sets_back
 from ketune.circuits._plan import describe
-from ketune.circuits._sets_plan import sets_program
+from ketune.circuits._sets_plan import _make_program, sets_program
 
-pytest.importorskip("llvmlite")
+code = pytest.importorskip("ketune.circuits._native_code")
 SETTINGS = settings(deadline=None, max_examples=25, database=None)
 LANES = 16  # of a block at most
 
@@ -194,3 +195,19 @@ def test_without_compiled_code_the_plain_form_runs(monkeypatch):
     finally:
         monkeypatch.undo()
         _costs.native_is_available.cache_clear()
+
+
+@pytest.mark.parametrize(("width", "registers"), [(16, 16), (32, 16)])
+def test_narrower_vectors_and_fewer_registers_give_the_same(width, registers, monkeypatch):
+    monkeypatch.setattr(code, "vector_bytes", lambda: width)
+    monkeypatch.setattr(code, "n_registers", lambda: registers)
+    for circuit in (rxryrz_ring(5), ry_ring(5)):
+        x, angles = draw(circuit, 7, 2, 20, False)
+        text = describe(circuit.text, "amplitude", ("XZIII", "IIZZY"), None, 20)
+        program = _make_program(text)  # not a kept one, whose records are for this machine
+        weights = torch.randn(7, 2, 2, dtype=torch.float64)
+        out, d_x, d_angles = pulled(lambda x, angles, text=text: evaluate(text, x, angles)[0], x, angles, weights)
+        ours, norms = run_sets(program, x, angles)
+        slopes = run_sets_back(program, weights, x, angles, ours, norms, True, True)
+        for mine, theirs in zip((ours, *slopes), (out.detach(), d_x, d_angles)):
+            torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)

@@ -1,4 +1,7 @@
-"""Circuits with a set of angles per sample, and second derivatives: chunks of samples through the plain reference.
+"""Circuits with a set of angles per sample: which form runs them, and second derivatives in plain torch.
+
+Forms. Compiled code takes sets of angles all at once (`_execute_sets`); with many samples for each set, one run per set
+is faster; without compiled code, chunks of samples go through the plain reference, as second derivatives always do.
 
 Shapes. Angles are (A, n_angles): A sets of angles. Features are (A, S, n_features), S samples for each set, or
 (1, S, n_features) when all sets share them. Memory stays bounded: nothing but the arguments is kept, and a chunk is

@@ -13,7 +13,7 @@ from ketune.circuits import _native_code as code
 from ketune.circuits import _native_sets_turns  # noqa: F401  whose kernels the records name
 from ketune.circuits._native_records import Records
 from ketune.circuits._native_sets_code import SetField
-from ketune.circuits._passes import independent, parity, span
+from ketune.circuits._passes import independent, span
 from ketune.circuits._rotations import Rotation
 from ketune.circuits._tile_passes import TilePass, schedule
 
@@ -243,9 +243,11 @@ def _kind(rotation: Rotation) -> tuple[int | None, float, float]:
 
 def _phases_of(fixed: list[Rotation], dim: int) -> torch.Tensor:
     """(dim,) complex: the product of fixed phases."""
-    phases = [phase for rotation in fixed for phase in rotation.phases]
-    odd = [[parity(mask & row) for row in range(dim)] for mask, _ in phases]
-    total = torch.tensor([value for _, value in phases], dtype=torch.float64) @ torch.tensor(odd, dtype=torch.float64)
+    masks, values = zip(*(phase for rotation in fixed for phase in rotation.phases))
+    odd = np.arange(dim) & np.array(masks)[:, None]
+    for shift in (8, 4, 2, 1):  # parities of 16 bits
+        odd ^= odd >> shift
+    total = torch.from_numpy(np.array(values) @ (odd & 1))
     return torch.polar(torch.ones_like(total), total)
 
 
