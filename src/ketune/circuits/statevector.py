@@ -66,8 +66,8 @@ def run(
     gradient step costs 8 to 60 times a gradient, from 4 to 10 wires. Third derivatives keep what they need in memory.
     Under torch.compile, torch takes second derivatives and forward mode of no function: call `run` outside for them.
 
-    Several sets of angles, too, run in chunks of bounded memory, without a loop in Python where there are few samples
-    per set.
+    Several sets of angles, too, run in compiled code and in pieces of bounded memory, without a loop in Python where
+    there are few samples per set.
 
     Args:
         circuit: the circuit, 1 to 14 wires.
