@@ -99,7 +99,7 @@ class RecordBook:
         fields: dict[int, int] = {Field.COUNT: len(offsets), Field.BASES: self.table(offsets)}
         return [self.record("zero", self.components, fields=fields)]
 
-    def probabilities(self, outputs: list[Word]) -> tuple[np.ndarray, list[np.ndarray]]:
+    def probabilities(self, outputs: Sequence[Word]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Records that read probabilities out, and that start the cotangent of the state from theirs."""
         rows = span([word.parity for word in outputs][::-1])
         offsets = [row * self.row for row in rows] + [self.dim * self.row] * (self.out_columns - self.dim)
@@ -112,7 +112,7 @@ class RecordBook:
         scale = self.record("scale", self.components, fields={Field.COUNT: self.dim})
         return self.record("store", self.components, True, fields=fields), [weights, scale]
 
-    def words(self, words: list[Word], signs: int, sums: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def words(self, words: Sequence[Word], signs: int, sums: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Records that read words out, and that start the cotangent of the state from theirs.
 
         Args:

@@ -57,14 +57,14 @@ class Records(RecordBook):
         plan, lanes, dim = self.plan, self.lanes, self.plan.dim
         self.columns = whole(plan.n_amplitudes, lanes)  # of the features, padded to whole groups
         rows = [min(k, dim) * self.row for k in range(self.columns)]
-        features = {Field.COUNT: self.columns // lanes, Field.BASES: self.table(rows)}
+        features: dict[int, int] = {Field.COUNT: self.columns // lanes, Field.BASES: self.table(rows)}
         self._load = {
             norms: self.record("load", plan.components, "features and norms" if norms else "features", fields=features)
             for norms in (False, True)
         }
         self._zero = self.zero([k * self.row for k in range(self.columns, dim)])
         self._store = self.record("store", plan.components, False, fields=features)
-        sums = {Field.COUNT: self.angles.total_rows // lanes, Field.TURN_SUMS: self._turn_sums}
+        sums: dict[int, int] = {Field.COUNT: self.angles.total_rows // lanes, Field.TURN_SUMS: self._turn_sums}
         self._clear, self._collect = (self.record(name, fields=sums) for name in ("clear", "collect"))
         if plan.readout == "probabilities":
             self._readout, self._seed = self.probabilities(plan.passes.outputs)

@@ -118,7 +118,7 @@ class NativeSets:
             Io.WEIGHTS: cotangent.contiguous(),
             SetIo.D_ANGLES: d_angles,
         }
-        shape = {Shape.OUT: r.feature_columns, Shape.WEIGHTS: r.out_columns}
+        shape: dict[int, int] = {Shape.OUT: r.feature_columns, Shape.WEIGHTS: r.out_columns}
         _drive(r, r.program(True, need_x, need_angles), samples, tensors, shape)
         return (
             d_x[:count, : self.n_features] if need_x else None,
