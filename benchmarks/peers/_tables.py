@@ -102,6 +102,32 @@ def limits_table(cells: list[Cell]) -> str:
     return table(head, rows)
 
 
+def _plan_fraction(cell: Cell) -> str:
+    """Ketune's rate in the operations of its plan as a fraction of the GEMM rate."""
+    row = cell["peers"].get("ketune", {})
+    if row.get("plan_operations") is None:
+        return "-"
+    return f"{row['plan_operations'] / row['ms'] / 1e6 / cell['limits']['gemm']:.2f}"
+
+
+def growth_table(cells: list[Cell]) -> str:
+    """Ketune's milliseconds, a row for each number of wires; last, the plan's fraction at the largest batch, by depth."""
+    found = {(cell["n_wires"], cell["n_layers"], cell["n_samples"]): cell for cell in cells}
+    depths = sorted({n_layers for _, n_layers, _ in found})
+    batches = sorted({n_samples for _, _, n_samples in found})
+    rows = []
+    for n_wires in sorted({n_wires for n_wires, _, _ in found}):
+        row = [str(n_wires)]
+        for n_layers in depths:
+            for n_samples in batches:
+                ms = found.get((n_wires, n_layers, n_samples), {"peers": {}})["peers"].get("ketune", {}).get("ms")
+                row.append("-" if ms is None else number(ms))
+        largest = [found.get((n_wires, n_layers, batches[-1])) for n_layers in depths]
+        rows.append([*row, ", ".join("-" if cell is None else _plan_fraction(cell) for cell in largest)])
+    columns = [f"L = {n_layers}, B = {n_samples}" for n_layers in depths for n_samples in batches]
+    return table(["wires", *columns, f"plan / GEMM rate, B = {batches[-1]}"], rows)
+
+
 def print_tables(record: dict[str, Any]) -> None:
     """Every table of every kind and number of threads in the record."""
     told = record["peers"]
@@ -111,7 +137,7 @@ def print_tables(record: dict[str, Any]) -> None:
     packages = {name: version for peer in told.values() for name, version in peer.get("versions", {}).items()}
     print(f"{record.get('machine', '')}; " + ", ".join(f"{name} {version}" for name, version in packages.items()))
     for (kind, threads), cells in groups.items():
-        cells.sort(key=lambda cell: (cell["n_layers"], cell["n_wires"], cell["n_samples"]))
+        cells.sort(key=lambda cell: (cell["n_wires"], cell["n_layers"], cell["n_samples"]))
         ran = {module for cell in cells for module, row in cell["peers"].items() if "ms" in row}
         modules = [module for module in PEERS if module in ran]
         clock = "CPU time" if threads == 1 else "wall time"
@@ -134,6 +160,9 @@ def print_tables(record: dict[str, Any]) -> None:
             print(column_table(cells, told, compiled, _first))
         print("\nKetune against the machine.\n")
         print(limits_table(cells))
+        if "ketune" in modules and len(cells) > 1:
+            print("\nKetune's milliseconds, as wires (rows), layers and samples grow.\n")
+            print(growth_table(cells))
         reasons: dict[str, list[str]] = {}
         for cell in cells:
             for module, row in cell["peers"].items():

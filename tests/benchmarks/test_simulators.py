@@ -1,6 +1,7 @@
 """The benchmark of simulators: its reference, its processes and its choice of the best peer."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -61,3 +62,52 @@ def test_the_best_peer_does_the_whole_work_as_it_is_meant(peers: ModuleType) -> 
     rows = {"ketune": {"ms": 1}, "pyqtorch": {"ms": 9}, "lightning": {"ms": 2}, peers.MATRIX_FORMS[0]: {"ms": 3}}
     cell = {"peers": {**rows, "deepquantum": {"failed": "not installed"}}}
     assert tables.best_peer(cell, told) == "pyqtorch"
+
+
+def test_growth_has_a_row_for_each_number_of_wires_and_the_plans_fraction_of_the_gemm_rate(peers: ModuleType) -> None:
+    tables = importlib.import_module("peers._tables")
+
+    def cell(n_wires: int, n_samples: int, row: dict) -> dict:
+        return {
+            "n_wires": n_wires,
+            "n_layers": 2,
+            "n_samples": n_samples,
+            "limits": {"gemm": 100.0},
+            "peers": {"ketune": row},
+        }
+
+    # 5e7 operations in 2 ms are 25 GFLOP/s, a quarter of the GEMM rate; the cell of 8 wires and 64 samples is missing.
+    cells = [
+        cell(8, 512, {"ms": 2.0, "plan_operations": 5e7}),
+        cell(6, 64, {"ms": 0.5, "plan_operations": 1.0}),
+        cell(6, 512, {"failed": "stopped"}),
+    ]
+    lines = tables.growth_table(cells).splitlines()
+    assert lines[0] == "| wires | L = 2, B = 64 | L = 2, B = 512 | plan / GEMM rate, B = 512 |"
+    assert lines[2:] == ["| 6 | 0.50 | - | - |", "| 8 | - | 2.00 | 0.25 |"]
+
+
+def test_the_engine_is_named_by_the_last_commit_that_changed_its_source(
+    peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulators = importlib.import_module("simulators")
+    monkeypatch.setattr(simulators, "ROOT", tmp_path)
+
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        command = ["git", "-C", str(tmp_path), *identity, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    def commit(file: str) -> str:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("one")
+        git("add", file)
+        git("commit", "--quiet", "--message", file)
+        return git("rev-parse", "--short", "HEAD")
+
+    git("init", "--quiet")
+    engine = commit("src/engine.py")
+    assert commit("docs/page.md") != engine
+    assert simulators.engine_version(None) == engine
+    (tmp_path / "src" / "engine.py").write_text("two")
+    assert simulators.engine_version(None) == f"{engine}+"
