@@ -111,7 +111,7 @@ def _plan_fraction(cell: Cell) -> str:
 
 
 def growth_table(cells: list[Cell]) -> str:
-    """Ketune's milliseconds, a row for each number of wires; last, the plan's fraction at the largest batch, by depth."""
+    """Ketune's milliseconds, a row a number of wires; last, the plan's fraction at the largest batch, by depth."""
     found = {(cell["n_wires"], cell["n_layers"], cell["n_samples"]): cell for cell in cells}
     depths = sorted({n_layers for _, n_layers, _ in found})
     batches = sorted({n_samples for _, _, n_samples in found})
