@@ -119,8 +119,10 @@ def measure(cell: Cell, peers: dict[str, PeerProcess], args: argparse.Namespace,
         row = rows[module]
         # A slow peer has taken one turn only: the call in which memory was measured counts as well.
         cpu, wall = (statistics.median(times[clock] + [row[clock]] * (len(times[clock]) < 3)) for clock in times)
+        clock = "cpu" if args.threads == 1 else "wall"
         rows[module] = {
             "ms": 1e3 * (cpu if args.threads == 1 else wall),
+            "fastest_ms": 1e3 * min(*times[clock], row[clock]),
             "cpu_ms": 1e3 * cpu,
             "wall_ms": 1e3 * wall,
             "calls": len(times["cpu"]),

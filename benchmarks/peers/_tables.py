@@ -10,14 +10,26 @@ from peers import MATRIX_FORMS, PEERS
 Cell = dict[str, Any]
 
 
-def best_peer(cell: Cell, told: dict[str, Any]) -> str | None:
-    """The fastest peer that does the whole work item with the simulator as it is meant, or None."""
-    counted = {
-        module: row["ms"]
+def counted(cell: Cell, told: dict[str, Any]) -> dict[str, Any]:
+    """The rows of the peers that do the whole work item with the simulator as it is meant, by module."""
+    return {
+        module: row
         for module, row in cell["peers"].items()
         if module not in ("ketune", *MATRIX_FORMS) and "ms" in row and not _mark(module, told)
     }
-    return min(counted, key=lambda module: counted[module], default=None)
+
+
+def best_peer(cell: Cell, told: dict[str, Any]) -> str | None:
+    """The fastest of the counted peers, or None."""
+    rows = counted(cell, told)
+    return min(rows, key=lambda module: rows[module]["ms"], default=None)
+
+
+def lower_bound(cell: Cell, told: dict[str, Any]) -> float | None:
+    """The fastest single call of any counted peer over Ketune's median, or None where one of them is missing."""
+    ours = cell["peers"].get("ketune", {}).get("ms")
+    fastest = [row["fastest_ms"] for row in counted(cell, told).values() if "fastest_ms" in row]
+    return min(fastest) / ours if fastest and ours is not None else None
 
 
 def number(value: float) -> str:
@@ -53,14 +65,16 @@ def times_table(cells: list[Cell], told: dict[str, Any], modules: list[str]) -> 
             ratio = "" if ms is None or ours is None or module == "ketune" else f" ({number(ms / ours)})"
             row.append("-" if ms is None else number(ms) + ratio)
         if best is None or ours is None:
-            rows.append([*row, "-"])
+            row.append("-")
         else:
-            rows.append([*row, f"**{number(cell['peers'][best]['ms'] / ours)}** {told[best]['name']}"])
+            row.append(f"**{number(cell['peers'][best]['ms'] / ours)}** {told[best]['name']}")
+        bound = lower_bound(cell, told)
+        rows.append([*row, "-" if bound is None else number(bound)])
     heads = [
         told[module].get("name", module) + (_mark(module, told) or " †" * (module in MATRIX_FORMS))
         for module in modules
     ]
-    return table(["wires, layers, samples", *heads, "best peer / Ketune"], rows)
+    return table(["wires, layers, samples", *heads, "best peer / Ketune", "fastest call / Ketune"], rows)
 
 
 def _mark(module: str, told: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The benchmark of simulators: its reference, its processes and its choice of the best peer."""
 
+import argparse
 import importlib
 import subprocess
 import sys
@@ -64,6 +65,20 @@ def test_the_best_peer_does_the_whole_work_as_it_is_meant(peers: ModuleType) -> 
     assert tables.best_peer(cell, told) == "pyqtorch"
 
 
+def test_the_bound_of_a_ratio_takes_the_fastest_call_of_the_counted_peers(peers: ModuleType) -> None:
+    tables = importlib.import_module("peers._tables")
+    whole, partly = {"gradients": ["x", "angles"]}, {"gradients": ["angles"]}
+    told = {"ketune": whole, "pyqtorch": whole, "deepquantum": whole, "lightning": partly}
+    rows = {
+        "ketune": {"ms": 2.0, "fastest_ms": 1.0},
+        "pyqtorch": {"ms": 9.0, "fastest_ms": 8.0},
+        "deepquantum": {"ms": 10.0, "fastest_ms": 6.0},
+        "lightning": {"ms": 1.0, "fastest_ms": 1.0},
+    }
+    assert tables.lower_bound({"peers": rows}, told) == 3.0
+    assert tables.lower_bound({"peers": {**rows, "ketune": {"failed": "stopped"}}}, told) is None
+
+
 def test_growth_has_a_row_for_each_number_of_wires_and_the_plans_fraction_of_the_gemm_rate(peers: ModuleType) -> None:
     tables = importlib.import_module("peers._tables")
 
@@ -111,3 +126,21 @@ def test_the_engine_is_named_by_the_last_commit_that_changed_its_source(
     assert simulators.engine_version(None) == engine
     (tmp_path / "src" / "engine.py").write_text("two")
     assert simulators.engine_version(None) == f"{engine}+"
+
+
+def test_a_cell_holds_checked_and_timed_calls_of_every_peer(peers: ModuleType, tmp_path: Path) -> None:
+    simulators = importlib.import_module("simulators")
+    cell = {"kind": "real", "n_wires": 3, "n_layers": 2, "n_samples": 20}
+    args = argparse.Namespace(tolerance=1e-5, peers_tolerance=1e-3, turns=2, seconds=5.0, threads=1)
+    processes = {module: _process(peers, module, tmp_path / "log") for module in ("ketune", "plain_torch")}
+    simulators.measure(cell, processes, args, hopeless={"plain_torch"})
+    assert cell["peers"]["plain_torch"] == {"failed": "not tried: failed at a smaller size"}
+    simulators.measure(cell, processes, args, set())
+    for module, process in processes.items():
+        process.stop()
+        row = cell["peers"][module]
+        assert max(row["errors"].values()) < 1e-5
+        assert row["calls"] >= args.turns
+        assert 0 < row["fastest_ms"] <= row["ms"] == row["cpu_ms"]
+        # readouts (20, 3), gradients to features (20, 8) and to 6 angles, four bytes each
+        assert row["results_mib"] * 2**20 == 4 * (60 + 160 + 6)
