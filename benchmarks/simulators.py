@@ -119,8 +119,10 @@ def measure(cell: Cell, peers: dict[str, PeerProcess], args: argparse.Namespace,
         row = rows[module]
         # A slow peer has taken one turn only: the call in which memory was measured counts as well.
         cpu, wall = (statistics.median(times[clock] + [row[clock]] * (len(times[clock]) < 3)) for clock in times)
+        clock = "cpu" if args.threads == 1 else "wall"
         rows[module] = {
             "ms": 1e3 * (cpu if args.threads == 1 else wall),
+            "fastest_ms": 1e3 * min(*times[clock], row[clock]),
             "cpu_ms": 1e3 * cpu,
             "wall_ms": 1e3 * wall,
             "calls": len(times["cpu"]),
@@ -150,12 +152,14 @@ def finished(cell: Cell | None, modules: list[str]) -> bool:
 
 
 def engine_version(source: Path | None) -> str:
-    """The commit of Ketune's source, with a plus when files differ from it."""
+    """The last commit that changed Ketune's source, with a plus when files differ from it."""
     if source is not None:
         return f"source at {source}"
     git = ["git", "-C", str(ROOT)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        # Not HEAD: a page committed while a grid runs must not make two engines of one.
+        last = [*git, "log", "-1", "--format=%h", "--", "src"]
+        commit = subprocess.run(last, capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "status", "--porcelain", "--", "src"], capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
