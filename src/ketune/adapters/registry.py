@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftConfig, PrefixTuningConfig, TaskType
 from ketune.adapters.config import ConfigError
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.quanta import QuantaConfig
 from ketune.adapters.sora import SoraConfig
 
 METHODS: dict[str, Method] = {}
@@ -194,6 +195,23 @@ add_method(
         learning_rate=3e-2,
         learning_rates=(1e-2, 3e-2, 0.1),
         enlarge=_enlarge_ours,
+        controls=tuple(control for control in CONTROLS if control != "trained"),
+    )
+)
+add_method(
+    Method(
+        name="quanta",
+        title="QuanTA",
+        summary="A circuit of gates on pairs of axes of the hidden state, less the circuit it started as.",
+        citation="Chen et al. 2024, arXiv 2406.00132",
+        configure=lambda size: QuantaConfig(task_type=TaskType.CAUSAL_LM, max_parameters=size),
+        size_name="parameters per layer",
+        default_size=2048,
+        learning_rate=1e-2,
+        learning_rates=(3e-3, 1e-2, 3e-2),
+        enlarge=_enlarge_ours,
+        # A gate on two of four axes has about sqrt(width) inputs.
+        width_power=0.5,
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )
 )
