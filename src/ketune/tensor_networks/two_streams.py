@@ -103,21 +103,25 @@ def _cropped(chain: GateChain, padded: Tensor) -> Tensor:
     return padded.reshape(chain.padded_out, chain.padded_in)[: chain.out_features, : chain.in_features]
 
 
-class _Factored(torch.autograd.Function):
-    """Gate after gate on the activations."""
+class _Function(torch.autograd.Function):
+    """What both ways to compute the difference keep for the way back."""
 
     generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, start, offsets, ctx.chain, ctx.first_order = inputs
+        ctx.save_for_backward(x, start, offsets)
+
+
+class _Factored(_Function):
+    """Gate after gate on the activations."""
 
     @staticmethod
     def forward(x: Tensor, start: Tensor, offsets: Tensor, chain: GateChain, first_order: bool) -> Tensor:
         gates = _gates(chain, chain.factored, start, offsets, first_order)
         padded = F.pad(x, (0, chain.padded_in - chain.in_features))
         return _forth(chain.factored, gates, padded)[0][:, : chain.out_features]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, start, offsets, ctx.chain, ctx.first_order = inputs
-        ctx.save_for_backward(x, start, offsets)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -130,19 +134,12 @@ class _Factored(torch.autograd.Function):
         return None if dx is None else dx[:, : chain.in_features], None, found, None, None
 
 
-class _Materialised(torch.autograd.Function):
+class _Materialised(_Function):
     """The matrix once, then one product; the way back makes it again."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, start: Tensor, offsets: Tensor, chain: GateChain, first_order: bool) -> Tensor:
         return x @ difference_matrix(chain, start, offsets, first_order).T
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, start, offsets, ctx.chain, ctx.first_order = inputs
-        ctx.save_for_backward(x, start, offsets)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
