@@ -76,7 +76,7 @@ class Route:
 
     def finish(self, tensor: Tensor, rows: int) -> Tensor:
         """What comes out of the last step, as (rows, width)."""
-        return tensor.reshape(rows, *self.shape).permute(self.order).reshape(rows, -1)
+        return tensor.reshape(rows, *self.shape).permute(self.order).reshape(rows, math.prod(self.shape))
 
     def unfinish(self, tensor: Tensor, rows: int) -> Tensor:
         """The inverse of `finish`."""

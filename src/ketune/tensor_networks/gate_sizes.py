@@ -81,7 +81,7 @@ def _axes(in_features: int, out_features: int, n_axes: int) -> Iterator[tuple[Ax
     if n_axes == 2:  # one gate on everything, whatever the sizes
         yield balanced_axes(in_features, 2), balanced_axes(out_features, 2)
     elif in_features == out_features:
-        slack = max(min(in_features // 32, 256), min(in_features // 4, 32))
+        slack = max(min(in_features // 32, 256), min(in_features // 4, 64))
         for sizes in {*near_factorisations(in_features, slack, n_axes), balanced_axes(in_features, n_axes)}:
             yield sizes, sizes
     else:

@@ -79,7 +79,7 @@ def _back(
         if i:
             p = step.restore(p @ start.T, rows)
     assert q is not None
-    return torch.cat(found[::-1]), q.reshape(rows, -1)
+    return torch.cat(found[::-1]), q.flatten(1)
 
 
 def _unit(chain: GateChain, like: Tensor) -> Tensor:
