@@ -183,7 +183,8 @@ class QuantaUpdate(Update):
         count, entries = self.offsets.numel(), self.in_features * self.out_features
         generator = torch.Generator("cpu").manual_seed(seed)
         within = torch.rand(count, generator=generator, device="cpu", dtype=torch.float64)
-        return ((torch.arange(count, device="cpu") + within) * (entries / count)).long().clamp_max(entries - 1)
+        bounds = torch.arange(count + 1, device="cpu") * entries // count
+        return bounds[:-1] + (within * bounds.diff()).long()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         offsets, device = self.offsets, x.device.type
