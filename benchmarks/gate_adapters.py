@@ -32,11 +32,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from training_step import kept_bytes, peak_bytes, rotate
 
 from ketune import QuantaConfig
 from ketune.tensor_networks.gate_graphs import gate_pairs
 from ketune.tensor_networks.two_streams import difference, is_cheaper_dense
+from training_step import kept_bytes, peak_bytes, rotate
 
 
 def equation(n_axes: int, activations: bool) -> str:

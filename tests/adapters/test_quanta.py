@@ -61,7 +61,9 @@ def test_counts_are_exact_for_any_shape_and_setting(shape, fields, graph, contro
     assert not update(x).any()
     nn.init.normal_(update.offsets, std=0.1)
     expected = (x @ update.delta_weight().T).detach()
-    torch.testing.assert_close(update(x).detach(), expected, atol=1e-4 * max(1.0, float(expected.abs().max())), rtol=1e-3)
+    torch.testing.assert_close(
+        update(x).detach(), expected, atol=1e-4 * max(1.0, float(expected.abs().max())), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("control", CONTROLS)

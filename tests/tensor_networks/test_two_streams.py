@@ -166,7 +166,7 @@ def test_offsets_of_zero_give_exactly_zero(dtype, dense):
 
 @pytest.mark.parametrize(("size", "apart"), [(1e-4, 4.2), (1e-3, 0.57), (1e-2, 0.056)])
 def test_bfloat16_keeps_small_updates_where_a_difference_of_circuits_loses_them(size, apart):
-    """Measured once before with another implementation (d = 1024): `apart` for the difference, 0.007 for the streams."""
+    """Measured before with other code (d = 1024): `apart` for the difference, 0.007 for the streams."""
     chain = chain_for((8, 8, 4, 4))
     generator = torch.Generator().manual_seed(7)
     start = random_start(chain, generator)

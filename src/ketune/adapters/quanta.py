@@ -60,7 +60,9 @@ class QuantaConfig(AdapterConfig):
     )
     n_gates: int | None = field(
         default=None,
-        metadata={"help": "Number of gates: fewer leave out the last pairs, more go round again. None: each pair once."},
+        metadata={
+            "help": "Number of gates: fewer leave out the last pairs, more go round again. None: each pair once."
+        },
     )
     max_parameters: int | None = field(
         default=None,

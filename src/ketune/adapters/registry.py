@@ -30,8 +30,8 @@ class Method:
         title: name in tables.
         summary: one sentence on what it trains.
         citation: where it comes from.
-        configure: builds the PEFT config at a size, `size >= 1`; the trainable parameters grow with it. None for full
-            fine-tuning, which has no config and no size.
+        configure: builds the PEFT config at a size, `size >= 1`; the trainable parameters grow with it, or stay. None
+            for full fine-tuning, which has no config and no size.
         enlarge: gives the named modules of a config another size, so that a budget is met more closely than by one size
             for all; None where a method has no such choice.
         width_power: how fast the learning rates fall with the model's width.

@@ -56,9 +56,7 @@ def balanced_axes(width: int, n_axes: int) -> Axes:
     root = int(width ** (1 / n_axes))
     around = range(max(1, root - 1), root + 4)
     padded = [
-        tuple(reversed(sizes))
-        for sizes in combinations_with_replacement(around, n_axes)
-        if math.prod(sizes) >= width
+        tuple(reversed(sizes)) for sizes in combinations_with_replacement(around, n_axes) if math.prod(sizes) >= width
     ]
     best = min(padded, key=lambda sizes: (pair_weight(sizes), math.prod(sizes)))
     return exact if pair_weight(exact) <= 2 * pair_weight(best) else best

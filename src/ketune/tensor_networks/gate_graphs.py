@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice, cycle
+from itertools import combinations, cycle, islice
 
 from ketune.tensor_networks.axes import Axes
 
@@ -91,7 +91,9 @@ def place_gates(pairs: Sequence[Pair], in_axes: Axes, out_axes: Axes) -> tuple[P
     turning: list[int | None] = []
     for axis, (before, after) in enumerate(zip(in_axes, out_axes, strict=True)):
         if before != after and not touching[axis]:
-            raise ValueError(f"axis {axis} goes from {before} to {after}, and none of the {len(pairs)} gates touches it")
+            raise ValueError(
+                f"axis {axis} goes from {before} to {after}, and none of the {len(pairs)} gates touches it"
+            )
         turning.append(None if before == after else touching[axis][0 if after < before else -1])
     sizes, gates = list(in_axes), []
     for i, (m, n) in enumerate(pairs):

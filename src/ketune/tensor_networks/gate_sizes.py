@@ -12,7 +12,7 @@ from ketune.tensor_networks.axes import Axes, balanced_axes, factorisations, nea
 from ketune.tensor_networks.gate_graphs import gate_pairs, place_gates
 
 MOST_AXES = 6
-"""Beyond this, more axes hardly save parameters and cost many gates one after the other: 15 on all pairs of six axes."""
+"""More axes hardly save parameters and cost many gates one after the other: six have 15 pairs."""
 
 
 @dataclass(frozen=True)

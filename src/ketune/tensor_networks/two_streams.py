@@ -1,7 +1,7 @@
 """The difference of two circuits of the same gates, without ever subtracting one from the other.
 
-A circuit has start gates S_a and trained gates S_a + D_a. Two streams go through it: `w`, what the trained circuit makes
-of the input, and `v`, by how much that differs from what the start makes of it:
+A circuit has start gates S_a and trained gates S_a + D_a. Two streams go through it: `w`, what the trained circuit
+makes of the input, and `v`, by how much that differs from what the start makes of it:
 
     v <- S_a v + D_a w        w <- (S_a + D_a) w        from v = 0, w = x
 
