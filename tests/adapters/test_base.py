@@ -13,7 +13,7 @@ from tests.adapters.models import TwoLayers, WithConv1D, tiny_gpt2, tiny_llama
 from torch import nn
 
 import ketune
-from ketune import QAAConfig, SoraConfig
+from ketune import QAAConfig, QuantaConfig, SoraConfig
 from ketune.adapters import AdapterLayer
 
 # Every kind of update that differs in what it stores or computes.
@@ -27,8 +27,13 @@ CONFIGS = {
     "qaa classical": lambda **kw: QAAConfig(control="classical", **kw),
     "qaa none": lambda **kw: QAAConfig(control="none", **kw),
     "sora": lambda **kw: SoraConfig(r=4, alpha=4.0, **kw),
+    "quanta": lambda **kw: QuantaConfig(execution="factored", **kw),
+    "quanta materialised": lambda **kw: QuantaConfig(execution="materialised", n_axes=3, **kw),
+    "quanta frozen": lambda **kw: QuantaConfig(control="frozen", **kw),
+    "quanta classical": lambda **kw: QuantaConfig(control="classical", **kw),
+    "quanta none": lambda **kw: QuantaConfig(control="none", **kw),
 }
-MERGEABLE = ["qaa amplitudes", "sora"]
+MERGEABLE = ["qaa amplitudes", "sora", *(kind for kind in CONFIGS if kind.startswith("quanta"))]
 every_method = pytest.mark.parametrize("kind", CONFIGS)
 every_linear_method = pytest.mark.parametrize("kind", MERGEABLE)
 

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftConfig, PrefixTuningConfig, TaskType
 from ketune.adapters.config import ConfigError
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.quanta import QuantaConfig
 from ketune.adapters.sora import SoraConfig
 
 METHODS: dict[str, Method] = {}
@@ -29,13 +30,14 @@ class Method:
         title: name in tables.
         summary: one sentence on what it trains.
         citation: where it comes from.
-        configure: builds the PEFT config at a size, `size >= 1`; the trainable parameters grow with it. None for full
-            fine-tuning, which has no config and no size.
+        configure: builds the PEFT config at a size, `size >= 1`; the trainable parameters grow with it, or stay. None
+            for full fine-tuning, which has no config and no size.
         enlarge: gives the named modules of a config another size, so that a budget is met more closely than by one size
             for all; None where a method has no such choice.
         width_power: how fast the learning rates fall with the model's width.
         size_name: what the size counts ("rank", "readouts", ...).
         default_size: the size when neither a size nor a budget is asked for.
+        unsized: what each layer has in its place where the config's own default is to set none.
         learning_rate: default for AdamW with a short warm-up, on a model of width REFERENCE_WIDTH; see `at_width`.
         learning_rates: the grid of `--tune-lr` at that width; every method has the same number of values.
         controls: the values of the config's field `control` that the comparison runs beside the method.
@@ -53,6 +55,7 @@ class Method:
     controls: tuple[str, ...] = ()
     enlarge: Callable[[PeftConfig, list[str], int], PeftConfig] | None = None
     width_power: float = 1.0
+    unsized: str = ""
 
     def at_width(self, width: int) -> Method:
         """The method with the learning rates that suit a model with hidden states of this width.
@@ -67,8 +70,8 @@ class Method:
 
     @property
     def quantum(self) -> bool:
-        """Whether a circuit is part of the method."""
-        return bool(self.controls)
+        """Whether a circuit of qubits is part of the method."""
+        return self.configure is not None and hasattr(self.configure(1), "circuit")
 
     def config(self, size: int | None = None) -> PeftConfig | None:
         """The config at a size (the default one for None); None for full fine-tuning."""
@@ -190,10 +193,29 @@ add_method(
         citation="Roh et al. 2025, arXiv 2509.16244",
         configure=lambda size: QAAConfig.preset("recommended", task_type=TaskType.CAUSAL_LM, n_readouts=size),
         size_name="readouts",
+        unsized="one per wire",
         default_size=8,
         learning_rate=3e-2,
         learning_rates=(1e-2, 3e-2, 0.1),
         enlarge=_enlarge_ours,
+        controls=tuple(control for control in CONTROLS if control != "trained"),
+    )
+)
+add_method(
+    Method(
+        name="quanta",
+        title="QuanTA",
+        summary="A circuit of gates on pairs of axes of the hidden state, less the circuit it started as.",
+        citation="Chen et al. 2024, arXiv 2406.00132",
+        configure=lambda size: QuantaConfig(task_type=TaskType.CAUSAL_LM, max_parameters=size),
+        size_name="parameters per layer",
+        unsized="four axes",
+        default_size=2048,
+        learning_rate=1e-2,
+        learning_rates=(3e-3, 1e-2, 3e-2),
+        enlarge=_enlarge_ours,
+        # A gate on two of four axes has about sqrt(width) inputs.
+        width_power=0.5,
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )
 )
