@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 from ketune.errors import KetuneError
 
 if TYPE_CHECKING:
-    from ketune.adapters import METHODS, AdapterConfig, QAAConfig, SoraConfig, load, prune, update_matrices
+    from ketune.adapters import (
+        METHODS,
+        AdapterConfig,
+        QAAConfig,
+        QuantumPeftConfig,
+        QuicConfig,
+        SoraConfig,
+        load,
+        prune,
+        update_matrices,
+    )
     from ketune.circuits import Circuit, QuantumLayer
     from ketune.finetuning import TrainingParams, finetune
 
@@ -23,7 +33,17 @@ __version__ = "0.1.0"
 
 # Where the names come from. The training stack (TRL, datasets) takes seconds to import, so each home waits to be asked.
 _HOMES = {
-    "ketune.adapters": ("METHODS", "AdapterConfig", "QAAConfig", "SoraConfig", "load", "prune", "update_matrices"),
+    "ketune.adapters": (
+        "METHODS",
+        "AdapterConfig",
+        "QAAConfig",
+        "QuantumPeftConfig",
+        "QuicConfig",
+        "SoraConfig",
+        "load",
+        "prune",
+        "update_matrices",
+    ),
     "ketune.circuits": ("Circuit", "QuantumLayer"),
     "ketune.finetuning": ("TrainingParams", "finetune"),
 }
@@ -36,6 +56,8 @@ __all__ = [
     "KetuneError",
     "QAAConfig",
     "QuantumLayer",
+    "QuantumPeftConfig",
+    "QuicConfig",
     "SoraConfig",
     "TrainingParams",
     "finetune",

@@ -16,6 +16,8 @@ from ketune.adapters.inspection import check_targets, linear_modules, update_mat
 from ketune.adapters.loading import load
 from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.quantum_peft import QuantumPeftConfig
+from ketune.adapters.quic import QuicConfig
 from ketune.adapters.registry import METHODS, Method, add_method, get_method
 from ketune.adapters.sora import SoraConfig, effective_ranks, gates
 from ketune.adapters.update import Update
@@ -29,6 +31,8 @@ __all__ = [
     "ConfigError",
     "Method",
     "QAAConfig",
+    "QuantumPeftConfig",
+    "QuicConfig",
     "Sized",
     "SoraConfig",
     "Update",

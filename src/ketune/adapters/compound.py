@@ -1,0 +1,147 @@
+"""Compound matrices applied without building them.
+
+The k-th compound C_k(Q) of an n x n matrix Q holds all its k x k minors, rows and columns of the index sets
+i1 < ... < ik in lexicographic order. It is what Q does to antisymmetric tensors: for k = 2 a vector x of length C(n, 2)
+is the antisymmetric matrix X with x above its diagonal, and C_2(Q) x is Q X Q^T. So instead of C(n, k)^2 minors we
+multiply along k axes: O(n^(k + 1)) for one vector, O(d^1.5) at k = 2 and O(d^1.33) at k = 3 for length d.
+
+One axis is written out at a time, a vector over k-sets as n vectors over (k - 1)-sets, so that every product is that of
+an n x n matrix with a long row of columns. Samples lie in the last dimension: picking entries then copies whole rows.
+
+All of it computes the change `(C_k(I + E) - 1) x` from E, sums of products in which each term has a factor E. Nothing
+large is subtracted, so the change keeps its precision in half precision, and E = 0 gives exactly zero.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 16
+"""Numbers of an antisymmetric tensor written out that are worked on at once, so that they stay in a core's cache."""
+
+Table = tuple[Tensor, Tensor, Tensor]
+"""Where the entries of X[i, S] come from (n C(n, k - 1),), their signs (the same), and which of them are x (C(n, k),)."""
+
+
+@lru_cache(maxsize=128)
+def compound_table(n: int, order: int) -> Table:
+    """How vectors over `order`-sets of n axes are written out along one axis; on the CPU."""
+    rank = {each: number for number, each in enumerate(combinations(range(n), order))}
+    rests = {each: number for number, each in enumerate(combinations(range(n), order - 1))}
+    source, sign = [], []
+    for i in range(n):
+        for rest in rests:
+            source.append(0 if i in rest else rank[tuple(sorted((i, *rest)))])
+            sign.append(0 if i in rest else (-1) ** sum(j < i for j in rest))
+    picked = [each[0] * len(rests) + rests[each[1:]] for each in rank]
+    return (
+        torch.tensor(source, device="cpu"),
+        torch.tensor(sign, device="cpu", dtype=torch.float32),
+        torch.tensor(picked, device="cpu"),
+    )
+
+
+def compound_change(change: Tensor, x: Tensor, tables: list[Table]) -> Tensor:
+    """`(C_k(I + E) - 1) x` for vectors over k-sets of axes, differentiable once in E and x.
+
+    Args:
+        change: E (blocks, n, n).
+        x: (blocks, C(n, k), samples), of any floating type, in which the result is computed too.
+        tables: of the orders k, k - 1, ..., 2 (see `compound_table`); none for k = 1.
+
+    Returns:
+        (blocks, C(n, k), samples).
+    """
+    flat = [tensor for table in tables for tensor in table]
+    return _CompoundChange.apply(change.to(x.dtype), x, *flat)  # pyright: ignore[reportReturnType]
+
+
+class _CompoundChange(torch.autograd.Function):
+    """Keeps E and x only, and works in chunks of samples."""
+
+    @staticmethod
+    def forward(ctx: Any, change: Tensor, x: Tensor, *flat: Tensor) -> Tensor:
+        ctx.save_for_backward(change, x, *flat)
+        tables = _tables(flat)
+        with torch.autocast(x.device.type, enabled=False):
+            parts = [_change(change, part[:, None], tables)[:, 0] for part in _chunks(x, tables)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        change, x, *flat = ctx.saved_tensors
+        tables = _tables(flat)
+        d_change = torch.zeros_like(change, dtype=torch.promote_types(change.dtype, torch.float32))
+        d_x = []
+        with torch.autocast(x.device.type, enabled=False):
+            for part, grad in zip(_chunks(x, tables), _chunks(grads[0], tables)):
+                if ctx.needs_input_grad[0]:
+                    d_change = d_change + _pull(change, part[:, None], grad[:, None], tables)
+                if ctx.needs_input_grad[1]:
+                    # The compound of the transpose is the transpose of the compound.
+                    d_x.append(_change(change.mT, grad[:, None], tables)[:, 0])
+        d_x = torch.cat(d_x, -1) if d_x else None
+        return d_change.to(change.dtype), d_x, *[None] * len(flat)
+
+
+def _tables(flat: Any) -> list[Table]:
+    return [tuple(flat[i : i + 3]) for i in range(0, len(flat), 3)]
+
+
+def _chunks(x: Tensor, tables: list[Table]) -> tuple[Tensor, ...]:
+    """x in pieces along its samples."""
+    each = x.shape[0] * (len(tables[0][0]) if tables else x.shape[1])
+    return x.split(max(64, CHUNK // max(each, 1)), -1)
+
+
+def _write_out(x: Tensor, table: Table, n: int) -> Tensor:
+    """(blocks, a, C(n, k), samples) to (blocks, a, n, C(n, k - 1), samples), zero where the axes repeat."""
+    source, sign, _ = table
+    return (x.index_select(2, source) * sign.to(x.dtype)[:, None]).unflatten(2, (n, -1))
+
+
+def _along(matrix: Tensor, tensor: Tensor) -> Tensor:
+    """A matrix (blocks, n, n) on axis 2 of (blocks, a, n, ...)."""
+    return (matrix[:, None] @ tensor.flatten(3)).view(tensor.shape)
+
+
+def _other_axes(change: Tensor, tensor: Tensor, tables: list[Table]) -> Tensor:
+    """The change that Q makes along all axes but the first of (blocks, a, n, C(n, k - 1), samples)."""
+    return _change(change, tensor.flatten(1, 2), tables[1:]).view(tensor.shape)
+
+
+def _change(change: Tensor, x: Tensor, tables: list[Table]) -> Tensor:
+    """The change of (blocks, a, C(n, k), samples)."""
+    if not tables:
+        return change[:, None] @ x
+    tensor = _write_out(x, tables[0], change.shape[-1])
+    others = _other_axes(change, tensor, tables)
+    whole = others + _along(change, tensor + others)
+    return whole.flatten(2, 3).index_select(2, tables[0][2])
+
+
+def _pull(change: Tensor, x: Tensor, grad: Tensor, tables: list[Table]) -> Tensor:
+    """The cotangent of E, (blocks, n, n), from that of the change.
+
+    By antisymmetry all axes contribute alike, and the sum over the other axes' sets, each once, has the factor right.
+    """
+    if not tables:
+        return (grad @ x.mT).sum(1)
+    n = change.shape[-1]
+    tensor = _write_out(x, tables[0], n)
+    turned = tensor + _other_axes(change, tensor, tables)
+    return (_write_out(grad, tables[0], n).flatten(3) @ turned.flatten(3).mT).sum(1)
+
+
+def largest_axes(width: int, orders: tuple[int, ...]) -> int:
+    """The largest n with `sum_k C(n, k) <= width` over the orders k; 0 when there is none."""
+    n = 0
+    while sum(math.comb(n + 1, k) for k in orders) <= width and n < width:
+        n += 1
+    return n
