@@ -50,6 +50,8 @@ def compound_table(n: int, order: int) -> Table:
 def compound_change(change: Tensor, x: Tensor, tables: list[Table]) -> Tensor:
     """`(C_k(I + E) - 1) x` for vectors over k-sets of axes, differentiable once in E and x.
 
+    It keeps E and x only for the derivative, and works in chunks of samples.
+
     Args:
         change: E (blocks, n, n).
         x: (blocks, C(n, k), samples), of any floating type, in which the result is computed too.
@@ -58,36 +60,60 @@ def compound_change(change: Tensor, x: Tensor, tables: list[Table]) -> Tensor:
     Returns:
         (blocks, C(n, k), samples).
     """
-    flat = [tensor for table in tables for tensor in table]
-    return _CompoundChange.apply(change.to(x.dtype), x, *flat)  # pyright: ignore[reportReturnType]
+    return _forward(change.to(x.dtype), x, [tensor for table in tables for tensor in table])
 
 
-class _CompoundChange(torch.autograd.Function):
-    """Keeps E and x only, and works in chunks of samples."""
+# Operators, so that torch.compile takes the loop over chunks as one call, for any number of samples.
+@torch.library.custom_op("ketune::compound_change", mutates_args=())
+def _forward(change: Tensor, x: Tensor, flat: list[Tensor]) -> Tensor:
+    tables = _tables(flat)
+    with torch.autocast(x.device.type, enabled=False):
+        parts = [_change(change, part[:, None], tables)[:, 0] for part in _chunks(x, tables)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    @staticmethod
-    def forward(ctx: Any, change: Tensor, x: Tensor, *flat: Tensor) -> Tensor:
-        ctx.save_for_backward(change, x, *flat)
-        tables = _tables(flat)
-        with torch.autocast(x.device.type, enabled=False):
-            parts = [_change(change, part[:, None], tables)[:, 0] for part in _chunks(x, tables)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        change, x, *flat = ctx.saved_tensors
-        tables = _tables(flat)
-        d_change = torch.zeros_like(change, dtype=torch.promote_types(change.dtype, torch.float32))
-        d_x = []
-        with torch.autocast(x.device.type, enabled=False):
-            for part, grad in zip(_chunks(x, tables), _chunks(grads[0], tables)):
-                if ctx.needs_input_grad[0]:
-                    d_change = d_change + _pull(change, part[:, None], grad[:, None], tables)
-                if ctx.needs_input_grad[1]:
-                    # The compound of the transpose is the transpose of the compound.
-                    d_x.append(_change(change.mT, grad[:, None], tables)[:, 0])
-        d_x = torch.cat(d_x, -1) if d_x else None
-        return d_change.to(change.dtype), d_x, *[None] * len(flat)
+@torch.library.custom_op("ketune::compound_change_back", mutates_args=())
+def _backward(
+    change: Tensor, x: Tensor, grad: Tensor, flat: list[Tensor], need_change: bool, need_x: bool
+) -> tuple[Tensor, Tensor]:
+    tables = _tables(flat)
+    d_change = torch.zeros_like(change, dtype=torch.promote_types(change.dtype, torch.float32))
+    d_x = [x.new_zeros(0)] if not need_x else []
+    with torch.autocast(x.device.type, enabled=False):
+        for part, each in zip(_chunks(x, tables), _chunks(grad, tables)):
+            if need_change:
+                d_change += _pull(change, part[:, None], each[:, None], tables)
+            if need_x:  # the compound of the transpose is the transpose of the compound
+                d_x.append(_change(change.mT, each[:, None], tables)[:, 0])
+    return d_change.to(change.dtype), d_x[0] if len(d_x) == 1 else torch.cat(d_x, -1)
+
+
+@_forward.register_fake
+def _(change: Tensor, x: Tensor, flat: list[Tensor]) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+@_backward.register_fake
+def _(
+    change: Tensor, x: Tensor, grad: Tensor, flat: list[Tensor], need_change: bool, need_x: bool
+) -> tuple[Tensor, Tensor]:
+    d_x = torch.empty(x.shape if need_x else (0,), dtype=x.dtype, device=x.device)
+    return torch.empty(change.shape, dtype=change.dtype, device=change.device), d_x
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, list[Tensor]], output: Tensor) -> None:
+    change, x, flat = inputs
+    ctx.save_for_backward(change, x, *flat)
+
+
+def _derive(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, list[None]]:
+    change, x, *flat = ctx.saved_tensors
+    need_change, need_x = ctx.needs_input_grad[:2]
+    d_change, d_x = _backward(change, x, grad, flat, need_change, need_x)
+    return d_change if need_change else None, d_x if need_x else None, [None] * len(flat)
+
+
+_forward.register_autograd(_derive, setup_context=_keep)
 
 
 def _tables(flat: Any) -> list[Table]:
