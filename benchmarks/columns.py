@@ -43,22 +43,27 @@ def main() -> None:
     print(f"{options.rank} columns of both sides, forward and backward, median ms of CPU time, one thread\n")
     print(f"{'width':>6}{'angles':>8}{'ours':>10}{'run':>10}")
     for width in options.widths:
-        torch.manual_seed(0)
-        columns = CircuitColumns(width, options.rank, options.layers)
-        angles = torch.randn(2, columns.n_angles, requires_grad=True)
-        weight = torch.randn(2, width, options.rank)
-        ours = milliseconds(lambda: (columns(angles) * weight).sum().backward(), options.turns)
-        theirs = "-"
-        if width & (width - 1) == 0:
-            circuit, basis = simplified_two_design(count_wires(width), options.layers), torch.eye(options.rank)
+        row(width, options.rank, options.layers, options.turns)
 
-            def by_run() -> Tensor:
-                return torch.stack([run(circuit, basis, each, readout="amplitudes").mT for each in angles])
 
-            assert torch.allclose(by_run(), columns(angles), atol=1e-5), "the two ways differ"
-            few = max(1, min(options.turns, 4096 // width))
-            theirs = f"{milliseconds(lambda: (by_run() * weight).sum().backward(), few):.2f}"
-        print(f"{width:6}{columns.n_angles:8}{ours:10.2f}{theirs:>10}", flush=True)
+def row(width: int, rank: int, n_layers: int, turns: int) -> None:
+    """Check one width, time it and print a line."""
+    torch.manual_seed(0)
+    columns = CircuitColumns(width, rank, n_layers)
+    angles = torch.randn(2, columns.n_angles, requires_grad=True)
+    weight = torch.randn(2, width, rank)
+    circuit, basis = simplified_two_design(count_wires(width), n_layers), torch.eye(rank)
+
+    def by_run() -> Tensor:
+        return torch.stack([run(circuit, basis, each, readout="amplitudes").mT for each in angles])
+
+    ours = milliseconds(lambda: (columns(angles) * weight).sum().backward(), turns)
+    theirs = "-"
+    if width & (width - 1) == 0:
+        assert torch.allclose(by_run(), columns(angles), atol=1e-5), "the two ways differ"
+        few = max(1, min(turns, 4096 // width))
+        theirs = f"{milliseconds(lambda: (by_run() * weight).sum().backward(), few):.2f}"
+    print(f"{width:6}{columns.n_angles:8}{ours:10.2f}{theirs:>10}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The first columns of a layered RY-CZ circuit as an orthonormal frame of R^N, for any N, differentiable in the angles.
 
-The circuit is `simplified_two_design`. A gate of it is a set of plane rotations or of signs: RY on wire w turns the plane
-of the basis states i and i + 2^b, for each i without bit b, and CZ flips signs. On a width N that is no power of two we
-keep the circuit of ceil(log2 N) wires and leave out the planes that reach beyond N. What is left of each gate is still
-orthogonal, on R^N itself, so the columns are exactly orthonormal without padding, cropping or a QR decomposition; for
-N = 2^q nothing is left out. (The source splits N = N1 + N2 by a recursive cosine-sine decomposition; ours has the same
+The circuit is `simplified_two_design`. A gate of it is a set of plane rotations or of signs: RY on a wire turns the
+plane of the basis states i and i + 2^b, for each i without the wire's bit b, and CZ flips signs. On a width N that is
+no power of two we keep the circuit of ceil(log2 N) wires and leave out the planes that reach beyond N. What is left of
+each gate is still orthogonal, on R^N itself, so the columns are exactly orthonormal without padding, cropping or a QR
+decomposition; for N = 2^q nothing is left out. (The source splits N = N1 + N2 by a recursive cosine-sine decomposition; ours has the same
 number of angles for all N with the same ceil(log2 N).)
 
 How it is fast. The planes of a gate on the m lowest wires lie within blocks of 2^m states, so a layer of RY gates is a
@@ -16,6 +16,7 @@ products. `benchmarks/columns.py` has it beside `ketune.circuits.run`.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +122,7 @@ def _groups(n_wires: int) -> list[range]:
     """The wires in groups of nearly equal size, those of the least significant bits first."""
     count = -(-n_wires // GROUP)
     ends = [n_wires - n_wires * g // count for g in range(count + 1)]
-    return [range(low, high) for high, low in zip(ends, ends[1:])]
+    return [range(low, high) for high, low in pairwise(ends)]
 
 
 def _dims(width: int, groups: list[range]) -> list[list[int]]:

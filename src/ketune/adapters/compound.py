@@ -26,7 +26,7 @@ CHUNK = 1 << 16
 """Numbers of an antisymmetric tensor written out that are worked on at once, so that they stay in a core's cache."""
 
 Table = tuple[Tensor, Tensor, Tensor]
-"""Where the entries of X[i, S] come from (n C(n, k - 1),), their signs (the same), and which of them are x (C(n, k),)."""
+"""Where the entries of X[i, S] come from (n C(n, k - 1),), their signs, and which of them are x (C(n, k),)."""
 
 
 @lru_cache(maxsize=128)

@@ -24,15 +24,15 @@ FORMS = ("pauli", "cayley")
 class QuantumPeftConfig(AdapterConfig):
     """Quantum-PEFT (Koike-Akino et al., ICLR 2025, arXiv 2503.05431).
 
-    `update(x) = scale * sum_t U_t diag(lambda_t) V_t^T x`, with U_t (out, K) and V_t (in, K) orthonormal by construction
-    and lambda_t zero at the start, so that the lambdas are singular values of the change of weight (for one term).
+    `update(x) = scale * sum_t U_t diag(lambda_t) V_t^T x`. U_t (out, K) and V_t (in, K) are orthonormal by
+    construction, and lambda_t is zero at the start. With one term the lambdas are the singular values of the change of weight.
 
     - `form="pauli"`: the columns are the first K of the matrix of `simplified_two_design`, a real circuit of RY and CZ
       gates with q + 2 (q - 1) L angles for q = ceil(log2 width). On widths that are no power of two the planes beyond
       the width are left out, see `ketune.adapters.circuit_columns`.
-    - `form="cayley"`: the columns are those of the Cayley rotation of a skew matrix with K free columns, as many numbers
-      as K orthonormal columns have freedom. It stands for the paper's Taylor form; a series cut short would be
-      orthonormal only up to its rest, the Cayley map is for any values.
+    - `form="cayley"`: the columns are those of the Cayley rotation of a skew matrix with K free columns, which has as
+      many numbers as K orthonormal columns have freedom. It stands for the paper's Taylor form; a series cut short
+      would be orthonormal only up to its rest, the Cayley map is for any values.
 
     We could read the paper's opening and its reviews, but no code of it. Start values come from `seed`; what trains and
     what is stored are the offsets from them.

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ketune.adapters.adapter_layer import AdapterLayer
 
 MATRIX_ADVANTAGE = 8.0
-"""How many times cheaper a multiplication is in one large matrix product than in a compound, with all that goes with it;
-measured on widths 512 and 1024 with 2048 samples, where the two ways cost the same."""
+"""How many times cheaper a multiplication is in one large matrix product than in a compound, with what goes with it;
+on 2048 activations of widths 512 and 1024 the two ways cost about the same (see benchmarks/compounds.py)."""
 
 
 @dataclass
