@@ -4,8 +4,8 @@ The circuit is `simplified_two_design`. A gate of it is a set of plane rotations
 plane of the basis states i and i + 2^b, for each i without the wire's bit b, and CZ flips signs. On a width N that is
 no power of two we keep the circuit of ceil(log2 N) wires and leave out the planes that reach beyond N. What is left of
 each gate is still orthogonal, on R^N itself, so the columns are exactly orthonormal without padding, cropping or a QR
-decomposition; for N = 2^q nothing is left out. (The source splits N = N1 + N2 by a recursive cosine-sine decomposition; ours has the same
-number of angles for all N with the same ceil(log2 N).)
+decomposition; for N = 2^q nothing is left out. (The source splits N = N1 + N2 by a recursive cosine-sine decomposition;
+ours has the same number of angles for all N with the same ceil(log2 N).)
 
 How it is fast. The planes of a gate on the m lowest wires lie within blocks of 2^m states, so a layer of RY gates is a
 product of one small matrix with all full blocks and another with the last, shorter one; the other wires act the same

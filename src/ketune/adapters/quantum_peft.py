@@ -25,7 +25,7 @@ class QuantumPeftConfig(AdapterConfig):
     """Quantum-PEFT (Koike-Akino et al., ICLR 2025, arXiv 2503.05431).
 
     `update(x) = scale * sum_t U_t diag(lambda_t) V_t^T x`. U_t (out, K) and V_t (in, K) are orthonormal by
-    construction, and lambda_t is zero at the start. With one term the lambdas are the singular values of the change of weight.
+    construction, and lambda_t is zero at the start. With one term the lambdas are the singular values of the change.
 
     - `form="pauli"`: the columns are the first K of the matrix of `simplified_two_design`, a real circuit of RY and CZ
       gates with q + 2 (q - 1) L angles for q = ceil(log2 width). On widths that are no power of two the planes beyond
