@@ -35,8 +35,8 @@ class QuicConfig(AdapterConfig):
     1, 2, 3 at w = 4096. Orders [1] alone is OFT. S starts at zero, so R at the identity.
 
     `update(x) = (R - I) W x`: the layer's output without its bias is what R acts on. C_2(Q) x is `Q X Q^T` for the
-    antisymmetric matrix X of x, so a vector costs O(d^1.5) (orders up to 2) or O(d^1.33) (up to 3) instead of O(d^2)
-    and the minors are never formed. `n_chained` rotations follow each other, each on rows shifted against the one
+    antisymmetric matrix X of x, so a vector costs O(d^1.5) (orders up to 2) or O(d^1.67) (up to 3) instead of O(d^2),
+    and the d x d matrix of minors is never formed. `n_chained` rotations follow each other, each on rows shifted against the one
     before; on the same rows they would only be one rotation, for C(A) C(B) = C(A B).
 
     A block too narrow for its orders (no n above the lowest) is turned by order 1 alone.
@@ -101,8 +101,10 @@ class Blocks:
     @property
     def work(self) -> int:
         """Multiplications for one vector."""
-        per_block = sum(order * self.n**2 * math.comb(self.n, order - 1) for order in self.orders)
-        return self.count * per_block
+        return self.count * sum(
+            self.n**2 * math.comb(self.n, k - 1) + (self.n * math.comb(self.n, k - 1) ** 2 if k > 1 else 0)
+            for k in self.orders
+        )
 
 
 class QuicUpdate(Update):
@@ -157,7 +159,10 @@ class QuicUpdate(Update):
         if self.control == "classical":
             return self._plane_rotations(link, rows)
         shift = _shift(link, len(rows))
-        part = rows if rotations is None else self._compounds(rotations[link], rows.roll(-shift, 0)).roll(shift, 0)
+        part = rows
+        if rotations is not None:
+            part = self._compounds(rotations[link], rows.roll(-shift, 0) if shift else rows)
+            part = part.roll(shift, 0) if shift else part
         if self.gates is None:
             return part
         gate = self.gates[link].to(rows.dtype)

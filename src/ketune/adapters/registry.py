@@ -208,8 +208,8 @@ add_method(
         configure=lambda size: QuantumPeftConfig(task_type=TaskType.CAUSAL_LM, n_terms=size),
         size_name="terms",
         default_size=1,
-        learning_rate=0.1,
-        learning_rates=(3e-2, 0.1, 0.3),
+        learning_rate=0.3,
+        learning_rates=(0.1, 0.3, 1.0),
         enlarge=_enlarge_ours,
         controls=tuple(control for control in CONTROLS if control != "trained"),
         # Singular values and angles: the change of weight has the size that they have, at any width.
@@ -225,8 +225,8 @@ add_method(
         configure=lambda size: QuicConfig(task_type=TaskType.CAUSAL_LM, n_chained=size),
         size_name="chained rotations",
         default_size=1,
-        learning_rate=3e-2,
-        learning_rates=(1e-2, 3e-2, 0.1),
+        learning_rate=1e-2,
+        learning_rates=(3e-3, 1e-2, 3e-2),
         enlarge=_enlarge_ours,
         controls=tuple(control for control in CONTROLS if control != "trained"),
         # An angle matrix of n ~ sqrt(2 width) axes, each entry moved by the rate, turns by up to n times as much.
