@@ -35,9 +35,9 @@ class QuicConfig(AdapterConfig):
     1, 2, 3 at w = 4096. Orders [1] alone is OFT. S starts at zero, so R at the identity.
 
     `update(x) = (R - I) W x`: the layer's output without its bias is what R acts on. C_2(Q) x is `Q X Q^T` for the
-    antisymmetric matrix X of x, so a vector costs O(d^1.5) (orders up to 2) or O(d^1.67) (up to 3) instead of O(d^2),
-    and the d x d matrix of minors is never formed. `n_chained` rotations follow each other, each on rows shifted against the one
-    before; on the same rows they would only be one rotation, for C(A) C(B) = C(A B).
+    antisymmetric matrix X of x, so a vector costs O(d^1.5) (orders up to 2) or O(d^1.67) (up to 3) instead of O(d^2);
+    on narrow layers the matrix of the change is built once and applied. `n_chained` rotations follow each other, each
+    on rows shifted against the one before; on the same rows they would be one rotation, for C(A) C(B) = C(A B).
 
     A block too narrow for its orders (no n above the lowest) is turned by order 1 alone.
     """
