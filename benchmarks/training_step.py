@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ketune
-from ketune import QAAConfig, QuantaConfig, SoraConfig
+from ketune import QAAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 from ketune.assets.names import BUNDLED_MODEL, resolve_model
 
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "data" / "model-gpt-neo-tinystories-3m"
@@ -54,6 +54,12 @@ CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "QAA recommended": lambda: QAAConfig.preset("recommended", task_type="CAUSAL_LM"),
     "QAA amplitudes": lambda: QAAConfig(task_type="CAUSAL_LM", readout="amplitudes"),
     "QAA classical control": lambda: QAAConfig(task_type="CAUSAL_LM", control="classical"),
+    "Quantum-PEFT": lambda: QuantumPeftConfig(task_type="CAUSAL_LM"),
+    "Quantum-PEFT 20 terms": lambda: QuantumPeftConfig(task_type="CAUSAL_LM", n_terms=20),
+    "Quantum-PEFT Cayley": lambda: QuantumPeftConfig(task_type="CAUSAL_LM", form="cayley"),
+    "QuIC 1,2": lambda: QuicConfig(task_type="CAUSAL_LM"),
+    "QuIC 1,2,3": lambda: QuicConfig(task_type="CAUSAL_LM", orders=[1, 2, 3]),
+    "QuIC 4 chained": lambda: QuicConfig(task_type="CAUSAL_LM", n_chained=4),
 }
 
 
@@ -234,7 +240,8 @@ def main() -> None:
     whole = rotate(steps, options.turns, wall)
     title = f"One training step of {place}, {options.batch} x {options.length} tokens, q and v ({unit})"
     table(title, whole, trainable=counts)
-    names = ["LoRA r=8", "QuanTA four axes", "QAA published", "QAA recommended"]
+    names = ["LoRA r=8", "QuanTA four axes", "QAA published", "QAA recommended", "Quantum-PEFT", "Quantum-PEFT Cayley"]
+    names += ["QuIC 1,2", "QuIC 1,2,3"]
     steps, wide_counts = model_steps(random_llama, names, 4, options.length, device)
     wide = rotate(steps, options.turns, wall)
     title = f"One training step of a Llama of width 1024, 8 layers, 4 x {options.length} tokens, q and v ({unit})"

@@ -13,7 +13,7 @@ from tests.adapters.models import TwoLayers, WithConv1D, tiny_gpt2, tiny_llama
 from torch import nn
 
 import ketune
-from ketune import QAAConfig, QuantaConfig, SoraConfig
+from ketune import QAAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 from ketune.adapters import AdapterLayer
 
 # Every kind of update that differs in what it stores or computes.
@@ -32,8 +32,21 @@ CONFIGS = {
     "quanta frozen": lambda **kw: QuantaConfig(control="frozen", **kw),
     "quanta classical": lambda **kw: QuantaConfig(control="classical", **kw),
     "quanta none": lambda **kw: QuantaConfig(control="none", **kw),
+    "quantum_peft": lambda **kw: QuantumPeftConfig(**kw),
+    "quantum_peft terms": lambda **kw: QuantumPeftConfig(rank=3, n_terms=2, n_layers=2, scale=0.5, **kw),
+    "quantum_peft cayley": lambda **kw: QuantumPeftConfig(form="cayley", **kw),
+    "quantum_peft frozen": lambda **kw: QuantumPeftConfig(control="frozen", **kw),
+    "quantum_peft classical": lambda **kw: QuantumPeftConfig(control="classical", rank=2, **kw),
+    "quantum_peft none": lambda **kw: QuantumPeftConfig(control="none", **kw),
+    "quic": lambda **kw: QuicConfig(**kw),
+    "quic chained": lambda **kw: QuicConfig(orders=[1, 2, 3], n_blocks=2, n_chained=2, row_scale=True, **kw),
+    "quic shared": lambda **kw: QuicConfig(orders=[2], n_blocks=3, share_blocks=True, **kw),
+    "quic frozen": lambda **kw: QuicConfig(control="frozen", **kw),
+    "quic classical": lambda **kw: QuicConfig(control="classical", **kw),
+    "quic none": lambda **kw: QuicConfig(control="none", **kw),
 }
-MERGEABLE = ["qaa amplitudes", "sora", *(kind for kind in CONFIGS if kind.startswith("quanta"))]
+LINEAR = ("qaa amplitudes", "sora", "quanta", "quantum_peft", "quic")
+MERGEABLE = [kind for kind in CONFIGS if kind.startswith(LINEAR)]
 every_method = pytest.mark.parametrize("kind", CONFIGS)
 every_linear_method = pytest.mark.parametrize("kind", MERGEABLE)
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ketune.adapters.controls import GivensFeatures, givens_rotation, walsh_rows
+from ketune.adapters.controls import GivensFeatures, walsh_rows
+from ketune.adapters.orthogonal import givens_rotation
 
 
 @given(size=st.integers(2, 9), n=st.integers(0, 20), seed=st.integers(0, 1000))

@@ -17,6 +17,8 @@ from ketune.adapters.loading import load
 from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
 from ketune.adapters.quanta import QuantaConfig
+from ketune.adapters.quantum_peft import QuantumPeftConfig
+from ketune.adapters.quic import QuicConfig
 from ketune.adapters.registry import METHODS, Method, add_method, get_method
 from ketune.adapters.sora import SoraConfig, effective_ranks, gates
 from ketune.adapters.update import Update
@@ -31,6 +33,8 @@ __all__ = [
     "Method",
     "QAAConfig",
     "QuantaConfig",
+    "QuantumPeftConfig",
+    "QuicConfig",
     "Sized",
     "SoraConfig",
     "Update",

@@ -75,9 +75,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         dtype = result.dtype
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
+        frozen = result
         for name in self.active_adapters:
             if name in self.updates:
-                result = result + self._delta(name, x, result)
+                result = result + self._delta(name, x, frozen)
         return result.to(dtype)
 
     def update_of(self, name: str) -> Update:

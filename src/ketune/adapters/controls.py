@@ -15,21 +15,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ketune.adapters.orthogonal import givens_rotation
+
 CONTROLS = ("trained", "frozen", "classical", "none")
-
-
-def givens_rotation(angles: torch.Tensor, size: int) -> torch.Tensor:
-    """An orthogonal matrix (size, size), the product of plane rotations by `angles` (n,).
-
-    Rotation t turns the plane of axes t and t + 1 (both modulo `size`, at least 2); all zero gives the identity.
-    """
-    matrix = torch.eye(size, dtype=angles.dtype, device=angles.device)
-    for t, (cos, sin) in enumerate(zip(angles.cos(), angles.sin())):
-        i, j = t % size, (t + 1) % size
-        rows = list(matrix.unbind(0))
-        rows[i], rows[j] = cos * rows[i] - sin * rows[j], sin * rows[i] + cos * rows[j]
-        matrix = torch.stack(rows)
-    return matrix
 
 
 def walsh_rows(count: int, width: int) -> torch.Tensor:

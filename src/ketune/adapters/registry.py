@@ -12,6 +12,8 @@ from ketune.adapters.config import ConfigError
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.qaa import QAAConfig
 from ketune.adapters.quanta import QuantaConfig
+from ketune.adapters.quantum_peft import QuantumPeftConfig
+from ketune.adapters.quic import QuicConfig
 from ketune.adapters.sora import SoraConfig
 
 METHODS: dict[str, Method] = {}
@@ -217,5 +219,39 @@ add_method(
         # A gate on two of four axes has about sqrt(width) inputs.
         width_power=0.5,
         controls=tuple(control for control in CONTROLS if control != "trained"),
+    )
+)
+add_method(
+    Method(
+        name="quantum_peft",
+        title="Quantum-PEFT",
+        summary="Singular values between orthonormal columns that small circuits of RY and CZ make.",
+        citation="Koike-Akino et al. 2025, arXiv 2503.05431",
+        configure=lambda size: QuantumPeftConfig(task_type=TaskType.CAUSAL_LM, n_terms=size),
+        size_name="terms",
+        default_size=1,
+        learning_rate=0.3,
+        learning_rates=(0.1, 0.3, 1.0),
+        enlarge=_enlarge_ours,
+        controls=tuple(control for control in CONTROLS if control != "trained"),
+        # Singular values and angles: the change of weight has the size that they have, at any width.
+        width_power=0.0,
+    )
+)
+add_method(
+    Method(
+        name="quic",
+        title="QuIC",
+        summary="Compound matrices of small rotations turn the layer's output.",
+        citation="Raj and Coyle 2025, arXiv 2502.06916",
+        configure=lambda size: QuicConfig(task_type=TaskType.CAUSAL_LM, n_chained=size),
+        size_name="chained rotations",
+        default_size=1,
+        learning_rate=1e-2,
+        learning_rates=(3e-3, 1e-2, 3e-2),
+        enlarge=_enlarge_ours,
+        controls=tuple(control for control in CONTROLS if control != "trained"),
+        # An angle matrix of n ~ sqrt(2 width) axes, each entry moved by the rate, turns by up to n times as much.
+        width_power=0.5,
     )
 )

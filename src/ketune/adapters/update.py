@@ -64,7 +64,8 @@ class Update(nn.Module):
 
         Args:
             x: (..., in_features) activations, after dropout, in the dtype of the update.
-            output: (..., out_features) the output of the frozen layer, and of the adapters before this one.
+            output: (..., out_features) the output of the frozen layer alone, bias included; that of other active
+                adapters is not in it, so that adapters add up as merged ones do.
             layer: the adapted layer (`AdapterLayer`); `layer.plain_weight()` is its weight (out_features, in_features).
         """
         return self(x)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ketune.adapters.config import ConfigError
 from ketune.comparison.targeting import known_targets
 
 #: Singular values written to a result; the ranks are computed from all of them.
@@ -159,7 +160,10 @@ def circuit_metrics(model: nn.Module, peft_config: Any) -> dict[str, Any] | None
     width = next((module.in_features for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
     if width is None:
         return None
-    circuit = peft_config.circuit(width)
+    try:
+        circuit = peft_config.circuit(width)
+    except ConfigError:  # a form of the method that has none
+        return None
     from ketune.circuits import entangling_capability, expressibility
 
     return {
