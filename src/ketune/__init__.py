@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ketune.adapters import (
         METHODS,
         AdapterConfig,
+        CompassConfig,
         QAAConfig,
         QuantumPeftConfig,
         QuicConfig,
@@ -36,6 +37,7 @@ _HOMES = {
     "ketune.adapters": (
         "METHODS",
         "AdapterConfig",
+        "CompassConfig",
         "QAAConfig",
         "QuantumPeftConfig",
         "QuicConfig",
@@ -53,6 +55,7 @@ __all__ = [
     "METHODS",
     "AdapterConfig",
     "Circuit",
+    "CompassConfig",
     "KetuneError",
     "QAAConfig",
     "QuantumLayer",
