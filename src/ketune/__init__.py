@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ketune.adapters import (
         METHODS,
         AdapterConfig,
+        CompassConfig,
         QAAConfig,
         QuantaConfig,
         QuantumPeftConfig,
@@ -37,6 +38,7 @@ _HOMES = {
     "ketune.adapters": (
         "METHODS",
         "AdapterConfig",
+        "CompassConfig",
         "QAAConfig",
         "QuantaConfig",
         "QuantumPeftConfig",
@@ -55,6 +57,7 @@ __all__ = [
     "METHODS",
     "AdapterConfig",
     "Circuit",
+    "CompassConfig",
     "KetuneError",
     "QAAConfig",
     "QuantaConfig",

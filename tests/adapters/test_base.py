@@ -13,7 +13,7 @@ from tests.adapters.models import TwoLayers, WithConv1D, tiny_gpt2, tiny_llama
 from torch import nn
 
 import ketune
-from ketune import QAAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
+from ketune import CompassConfig, QAAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 from ketune.adapters import AdapterLayer
 
 # Every kind of update that differs in what it stores or computes.
@@ -44,8 +44,13 @@ CONFIGS = {
     "quic frozen": lambda **kw: QuicConfig(control="frozen", **kw),
     "quic classical": lambda **kw: QuicConfig(control="classical", **kw),
     "quic none": lambda **kw: QuicConfig(control="none", **kw),
+    "compass": lambda **kw: CompassConfig(rank=4, **kw),
+    "compass circuits": lambda **kw: CompassConfig(rank=4, n_layers=2, **kw),
+    "compass frozen": lambda **kw: CompassConfig(rank=4, n_layers=1, control="frozen", **kw),
+    "compass classical": lambda **kw: CompassConfig(rank=4, n_layers=1, control="classical", **kw),
+    "compass none": lambda **kw: CompassConfig(rank=4, n_layers=1, control="none", **kw),
 }
-LINEAR = ("qaa amplitudes", "sora", "quanta", "quantum_peft", "quic")
+LINEAR = ("qaa amplitudes", "sora", "quanta", "quantum_peft", "quic", "compass")
 MERGEABLE = [kind for kind in CONFIGS if kind.startswith(LINEAR)]
 every_method = pytest.mark.parametrize("kind", CONFIGS)
 every_linear_method = pytest.mark.parametrize("kind", MERGEABLE)

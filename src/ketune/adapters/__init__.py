@@ -2,6 +2,7 @@
 
 from ketune.adapters.base import AdapterLayer, AdapterTuner, register
 from ketune.adapters.calibration import spread_readouts
+from ketune.adapters.compass import CompassConfig
 from ketune.adapters.config import AdapterConfig, ConfigError
 from ketune.adapters.counting import (
     BudgetTooSmall,
@@ -29,6 +30,7 @@ __all__ = [
     "AdapterLayer",
     "AdapterTuner",
     "BudgetTooSmall",
+    "CompassConfig",
     "ConfigError",
     "Method",
     "QAAConfig",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from peft import LoraConfig, PeftConfig, PrefixTuningConfig, TaskType
 
+from ketune.adapters.compass import CompassConfig
 from ketune.adapters.config import ConfigError
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.qaa import QAAConfig
@@ -253,5 +254,36 @@ add_method(
         controls=tuple(control for control in CONTROLS if control != "trained"),
         # An angle matrix of n ~ sqrt(2 width) axes, each entry moved by the rate, turns by up to n times as much.
         width_power=0.5,
+    )
+)
+add_method(
+    Method(
+        name="compass",
+        title="Compass",
+        summary="A diagonal between frames that point where the loss falls fastest, for very small budgets.",
+        citation="Ketune; after LoRA-XS, arXiv 2405.17604, and LoRA-GA, arXiv 2407.05000",
+        configure=lambda size: CompassConfig(task_type=TaskType.CAUSAL_LM, rank=size, frame="kfac"),
+        size_name="directions",
+        default_size=16,
+        learning_rate=0.1,
+        learning_rates=(3e-2, 0.1, 0.3),
+        enlarge=_enlarge_ours,
+        width_power=0.0,  # frames are normalised to the sizes of activations and outputs
+    )
+)
+add_method(
+    Method(
+        name="compass_circuit",
+        title="Compass with circuits",
+        summary="Compass whose frames are turned by the columns of two circuits.",
+        citation="Ketune",
+        configure=lambda size: CompassConfig(task_type=TaskType.CAUSAL_LM, rank=size, frame="kfac", n_layers=1),
+        size_name="directions",
+        default_size=16,
+        learning_rate=0.1,
+        learning_rates=(3e-2, 0.1, 0.3),
+        enlarge=_enlarge_ours,
+        width_power=0.0,
+        controls=tuple(control for control in CONTROLS if control != "trained"),
     )
 )
