@@ -41,8 +41,9 @@ def run_suite(tmp_path: Path, cases: str, suites: str, at_least: int) -> str:
         ("peft_cases_quantum_peft.py", 1100),
         ("peft_cases_quic.py", 1080),
         ("peft_cases_quanta.py", 550),
+        ("peft_cases_compass.py", 900),
     ],
-    ids=["linear", "pauli_z", "quantum_peft", "quic", "quanta"],
+    ids=["linear", "pauli_z", "quantum_peft", "quic", "quanta", "compass"],
 )
 def test_every_suite_passes(tmp_path, cases, at_least):
     print(run_suite(tmp_path, cases, "custom,config,decoder,gpt2,feature,seqcls,encdec", at_least))
