@@ -16,6 +16,7 @@ from ketune.adapters.inspection import check_targets, linear_modules, update_mat
 from ketune.adapters.loading import load
 from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.qtha import QTHAConfig
 from ketune.adapters.registry import METHODS, Method, add_method, get_method
 from ketune.adapters.sora import SoraConfig, effective_ranks, gates
 from ketune.adapters.update import Update
@@ -29,6 +30,7 @@ __all__ = [
     "ConfigError",
     "Method",
     "QAAConfig",
+    "QTHAConfig",
     "Sized",
     "SoraConfig",
     "Update",
