@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ketune
-from ketune import QAAConfig, SoraConfig
+from ketune import QAAConfig, QTHAConfig, SoraConfig
 from ketune.assets.names import BUNDLED_MODEL, resolve_model
 
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "data" / "model-gpt-neo-tinystories-3m"
@@ -51,6 +51,11 @@ CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "QAA published": lambda: QAAConfig.preset("published", task_type="CAUSAL_LM"),
     "QAA recommended": lambda: QAAConfig.preset("recommended", task_type="CAUSAL_LM"),
     "QAA amplitudes": lambda: QAAConfig(task_type="CAUSAL_LM", readout="amplitudes"),
+    "QTHA": lambda: QTHAConfig(task_type="CAUSAL_LM"),
+    "QTHA two layers": lambda: QTHAConfig(task_type="CAUSAL_LM", n_qlayers=2),
+    "QTHA AB": lambda: QTHAConfig(task_type="CAUSAL_LM", architecture="AB"),
+    "QTHA A": lambda: QTHAConfig(task_type="CAUSAL_LM", architecture="A"),
+    "QTHA classical control": lambda: QTHAConfig(task_type="CAUSAL_LM", control="classical"),
     "QAA classical control": lambda: QAAConfig(task_type="CAUSAL_LM", control="classical"),
 }
 
@@ -232,7 +237,7 @@ def main() -> None:
     whole = rotate(steps, options.turns, wall)
     title = f"One training step of {place}, {options.batch} x {options.length} tokens, q and v ({unit})"
     table(title, whole, trainable=counts)
-    names = ["LoRA r=8", "QAA published", "QAA recommended"]
+    names = ["LoRA r=8", "QAA published", "QAA recommended", "QTHA", "QTHA AB"]
     steps, wide_counts = model_steps(random_llama, names, 4, options.length, device)
     wide = rotate(steps, options.turns, wall)
     title = f"One training step of a Llama of width 1024, 8 layers, 4 x {options.length} tokens, q and v ({unit})"

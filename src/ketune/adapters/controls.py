@@ -126,6 +126,7 @@ def matched_network(width: int, n_parameters: int) -> SmallNetwork:
 
 def freeze_angles(layer: QuantumLayer) -> None:
     """Turns a layer's angles into a buffer: random ones, saved with the adapter, that never train."""
-    angles = layer.angles.detach()
+    # Drawn here: PEFT makes parameters without values where it is about to load them, but no buffers.
+    angles = torch.empty(layer.angles.shape).uniform_(-math.pi, math.pi)
     del layer.angles
     layer.register_buffer("angles", angles)

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftConfig, PrefixTuningConfig, TaskType
 from ketune.adapters.config import ConfigError
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.qtha import QTHAConfig
 from ketune.adapters.sora import SoraConfig
 
 METHODS: dict[str, Method] = {}
@@ -193,6 +194,21 @@ add_method(
         default_size=8,
         learning_rate=3e-2,
         learning_rates=(1e-2, 3e-2, 0.1),
+        enlarge=_enlarge_ours,
+        controls=tuple(control for control in CONTROLS if control != "trained"),
+    )
+)
+add_method(
+    Method(
+        name="qtha",
+        title="QTHA",
+        summary="Tensor trains into and out of a bottleneck with a small circuit beside a dense map.",
+        citation="Kong et al. 2025, arXiv 2503.12790",
+        configure=lambda size: QTHAConfig(task_type=TaskType.CAUSAL_LM, bond_dim=size),
+        size_name="bond dimension",
+        default_size=8,
+        learning_rate=1e-2,
+        learning_rates=(3e-3, 1e-2, 3e-2),
         enlarge=_enlarge_ours,
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )

@@ -131,13 +131,16 @@ class TrainMatrix:
             (..., out_features).
         """
         lead = x.shape[:-1]
-        state = F.pad(x, (0, math.prod(self.in_modes) - self.in_features))
-        rows, rest = math.prod(lead), math.prod(self.in_modes)
-        for core, (left, out, size, right) in zip(cores, self.core_shapes):
-            rest //= size
-            matrix = core.permute(1, 3, 0, 2).reshape(out * right, left * size)
-            state = matrix @ state.reshape(rows, left * size, rest)
-            rows *= out
+        first, *later = self.in_modes
+        rows, rest = math.prod(lead), math.prod(later)
+        state = F.pad(x, (0, first * rest - self.in_features))
+        # What a core contracts, (R_k, i_k), is always last, so that each core is one product of two matrices: (the modes
+        # still to come, vectors, outputs so far) by (outputs of this core, R_{k+1}).
+        state = state.reshape(rows, first, rest).permute(2, 0, 1)
+        for core, (left, out, size, right), coming in zip(cores, self.core_shapes, [*later, 1]):
+            state = state.reshape(-1, left * size) @ core.permute(0, 2, 1, 3).reshape(left * size, out * right)
+            rows, rest = rows * out, rest // coming
+            state = state.reshape(coming, rest, rows, right).permute(1, 2, 3, 0)
         return state.reshape(*lead, math.prod(self.out_modes))[..., : self.out_features]
 
     def dense(self, cores: Sequence[Tensor]) -> Tensor:
