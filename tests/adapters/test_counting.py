@@ -113,7 +113,7 @@ def test_a_size_that_adds_nothing_is_not_taken():
 def test_a_size_that_decides_nothing_is_refused():
     model = meta_model(GPTNeoConfig(hidden_size=8, num_layers=2, num_heads=2, attention_types=[[["global"], 2]]))
     without = replace(METHODS["qtha"], configure=lambda size: QTHAConfig(bond_dim=size, architecture="BC"))
-    with pytest.raises(KetuneError, match="every bond dimension has the same .* leave the budget out"):
+    with pytest.raises(KetuneError, match=r"every bond dimension has the same .* leave the budget out"):
         fit_budget(without, model, 5000)
 
 

@@ -58,8 +58,16 @@ def test_a_whole_qwen2_7b_has_the_published_counts(modules, r, count):
 
 def test_the_modes_are_those_of_the_released_table():
     table = {
-        **{3584: (8, 8, 8, 7), 18944: (37, 8, 8, 8), 5120: (10, 8, 8, 8), 27648: (27, 16, 8, 8), 20480: (40, 8, 8, 8)},
-        **{4096: (8, 8, 8, 8), 2560: (8, 8, 8, 5), 2048: (8, 8, 8, 4), 1024: (8, 8, 4, 4), 512: (8, 4, 4, 4)},
+        3584: (8, 8, 8, 7),
+        18944: (37, 8, 8, 8),
+        5120: (10, 8, 8, 8),
+        27648: (27, 16, 8, 8),
+        20480: (40, 8, 8, 8),
+        4096: (8, 8, 8, 8),
+        2560: (8, 8, 8, 5),
+        2048: (8, 8, 8, 4),
+        1024: (8, 8, 4, 4),
+        512: (8, 4, 4, 4),
     }
     for width, modes in table.items():
         first, second = QTHAConfig(hidden_dim=256).trains(width, width)
@@ -97,9 +105,7 @@ def test_each_architecture_has_the_parts_of_its_letters(architecture, count):
     multiplies=st.booleans(),
     control=st.sampled_from(["trained", "frozen", "classical", "none"]),
 )
-def test_counts_are_exact_for_any_shape_and_setting(
-    shape, architecture, r, layers, bond, hidden, multiplies, control
-):
+def test_counts_are_exact_for_any_shape_and_setting(shape, architecture, r, layers, bond, hidden, multiplies, control):
     config = QTHAConfig(
         architecture=architecture,
         r=r,
@@ -138,7 +144,9 @@ def test_at_four_qubits_the_classical_control_is_the_published_one():
     control = QTHAConfig(architecture="BC", control="classical").make_update(12, 10)
     assert [tuple(m.shape) for m in control.network.matrices] == [(4, 4), (4, 4)]
     assert control.network.bias is None
-    assert QTHAConfig(architecture="BD").parameter_count(12, 10) == QTHAConfig(architecture="BC").parameter_count(12, 10)
+    assert QTHAConfig(architecture="BD").parameter_count(12, 10) == QTHAConfig(architecture="BC").parameter_count(
+        12, 10
+    )
 
 
 @pytest.mark.parametrize(

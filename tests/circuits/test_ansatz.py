@@ -119,5 +119,5 @@ def test_uploads_stand_in_front_of_every_layer():
     assert [(gate.name, gate.wires) for gate in uploads] == [("RY", (0,)), ("RY", (1,))] * 2
     assert circuit.n_angles == 4 + ry_ring(2).n_angles + ryrz_ring_ry(2).n_angles
     for layers in ([], [ry_ring(2), ry_ring(3)]):
-        with pytest.raises(ValueError, match="at least one circuit|on 3 wires"):
+        with pytest.raises(ValueError, match=r"at least one circuit|on 3 wires"):
             with_uploads(layers)

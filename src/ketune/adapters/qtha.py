@@ -48,9 +48,10 @@ class QTHAConfig(AdapterConfig):
     no bottleneck of r numbers. D, E and F put a network of two, three or four r x r matrices with SiLU between them in
     the place of `W_q QNN`. A, AB and B are linear and merge.
 
-    The paper's method section could not be read by us; this follows the forward pass of the group's released code,
-    clean-room. Ours: `hidden_dim` follows the layer's widths where it is small, widths without even factors are padded,
-    `upload="tanh"`, and the networks of D, E and F do not start at zero, which M_B does already.
+    The paper's method section could not be read by us; this follows a description of the forward pass of the group's
+    released code. Ours: `hidden_dim` follows the widths of small layers, widths without even factors are padded, ranks
+    end where the modes can use no more, `upload="tanh"`, the control `classical`, and the networks of D, E and F do not
+    start at zero, which M_B does already.
     """
 
     size_field: ClassVar[str] = "bond_dim"

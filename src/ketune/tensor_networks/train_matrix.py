@@ -134,7 +134,7 @@ class TrainMatrix:
         first, *later = self.in_modes
         rows, rest = math.prod(lead), math.prod(later)
         state = F.pad(x, (0, first * rest - self.in_features))
-        # What a core contracts, (R_k, i_k), is always last, so that each core is one product of two matrices: (the modes
+        # What a core contracts, (R_k, i_k), is always last, so that each core is one product of two matrices: (modes
         # still to come, vectors, outputs so far) by (outputs of this core, R_{k+1}).
         state = state.reshape(rows, first, rest).permute(2, 0, 1)
         for core, (left, out, size, right), coming in zip(cores, self.core_shapes, [*later, 1]):
