@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ketune
-from ketune import QAAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
+from ketune import QAAConfig, QTHAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 from ketune.assets.names import BUNDLED_MODEL, resolve_model
 
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "data" / "model-gpt-neo-tinystories-3m"
@@ -53,6 +53,11 @@ CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "QAA published": lambda: QAAConfig.preset("published", task_type="CAUSAL_LM"),
     "QAA recommended": lambda: QAAConfig.preset("recommended", task_type="CAUSAL_LM"),
     "QAA amplitudes": lambda: QAAConfig(task_type="CAUSAL_LM", readout="amplitudes"),
+    "QTHA": lambda: QTHAConfig(task_type="CAUSAL_LM"),
+    "QTHA two layers": lambda: QTHAConfig(task_type="CAUSAL_LM", n_qlayers=2),
+    "QTHA AB": lambda: QTHAConfig(task_type="CAUSAL_LM", architecture="AB"),
+    "QTHA A": lambda: QTHAConfig(task_type="CAUSAL_LM", architecture="A"),
+    "QTHA classical control": lambda: QTHAConfig(task_type="CAUSAL_LM", control="classical"),
     "QAA classical control": lambda: QAAConfig(task_type="CAUSAL_LM", control="classical"),
     "Quantum-PEFT": lambda: QuantumPeftConfig(task_type="CAUSAL_LM"),
     "Quantum-PEFT 20 terms": lambda: QuantumPeftConfig(task_type="CAUSAL_LM", n_terms=20),
@@ -242,6 +247,7 @@ def main() -> None:
     table(title, whole, trainable=counts)
     names = ["LoRA r=8", "QuanTA four axes", "QAA published", "QAA recommended", "Quantum-PEFT", "Quantum-PEFT Cayley"]
     names += ["QuIC 1,2", "QuIC 1,2,3"]
+    names += ["QTHA", "QTHA AB"]
     steps, wide_counts = model_steps(random_llama, names, 4, options.length, device)
     wide = rotate(steps, options.turns, wall)
     title = f"One training step of a Llama of width 1024, 8 layers, 4 x {options.length} tokens, q and v ({unit})"

@@ -42,8 +42,10 @@ def run_suite(tmp_path: Path, cases: str, suites: str, at_least: int) -> str:
         ("peft_cases_quic.py", 1080),
         ("peft_cases_quanta.py", 550),
         ("peft_cases_compass.py", 900),
+        ("peft_cases_qtha_linear.py", 550),
+        ("peft_cases_qtha.py", 450),
     ],
-    ids=["linear", "pauli_z", "quantum_peft", "quic", "quanta", "compass"],
+    ids=["linear", "pauli_z", "quantum_peft", "quic", "quanta", "compass", "qtha_linear", "qtha"],
 )
 def test_every_suite_passes(tmp_path, cases, at_least):
     print(run_suite(tmp_path, cases, "custom,config,decoder,gpt2,feature,seqcls,encdec", at_least))

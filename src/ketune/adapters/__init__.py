@@ -17,6 +17,7 @@ from ketune.adapters.inspection import check_targets, linear_modules, update_mat
 from ketune.adapters.loading import load
 from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.qtha import QTHAConfig
 from ketune.adapters.quanta import QuantaConfig
 from ketune.adapters.quantum_peft import QuantumPeftConfig
 from ketune.adapters.quic import QuicConfig
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigError",
     "Method",
     "QAAConfig",
+    "QTHAConfig",
     "QuantaConfig",
     "QuantumPeftConfig",
     "QuicConfig",

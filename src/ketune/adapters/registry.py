@@ -12,6 +12,7 @@ from ketune.adapters.compass import CompassConfig
 from ketune.adapters.config import ConfigError
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.qtha import QTHAConfig
 from ketune.adapters.quanta import QuantaConfig
 from ketune.adapters.quantum_peft import QuantumPeftConfig
 from ketune.adapters.quic import QuicConfig
@@ -284,6 +285,21 @@ add_method(
         learning_rates=(3e-2, 0.1, 0.3),
         enlarge=_enlarge_ours,
         width_power=0.0,
+        controls=tuple(control for control in CONTROLS if control != "trained"),
+    )
+)
+add_method(
+    Method(
+        name="qtha",
+        title="QTHA",
+        summary="Tensor trains into and out of a bottleneck with a small circuit beside a dense map.",
+        citation="Kong et al. 2025, arXiv 2503.12790",
+        configure=lambda size: QTHAConfig(task_type=TaskType.CAUSAL_LM, bond_dim=size),
+        size_name="bond dimension",
+        default_size=8,
+        learning_rate=1e-2,
+        learning_rates=(3e-3, 1e-2, 3e-2),
+        enlarge=_enlarge_ours,
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )
 )
