@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 from ketune.errors import KetuneError
 
 if TYPE_CHECKING:
-    from ketune.adapters import METHODS, AdapterConfig, QAAConfig, SoraConfig, load, prune, update_matrices
+    from ketune.adapters import (
+        METHODS,
+        AdapterConfig,
+        QAAConfig,
+        QPAConfig,
+        QPAPrefixConfig,
+        SoraConfig,
+        export_plain,
+        load,
+        prune,
+        update_matrices,
+    )
     from ketune.circuits import Circuit, QuantumLayer
     from ketune.finetuning import TrainingParams, finetune
 
@@ -23,7 +34,18 @@ __version__ = "0.1.0"
 
 # Where the names come from. The training stack (TRL, datasets) takes seconds to import, so each home waits to be asked.
 _HOMES = {
-    "ketune.adapters": ("METHODS", "AdapterConfig", "QAAConfig", "SoraConfig", "load", "prune", "update_matrices"),
+    "ketune.adapters": (
+        "METHODS",
+        "AdapterConfig",
+        "QAAConfig",
+        "QPAConfig",
+        "QPAPrefixConfig",
+        "SoraConfig",
+        "export_plain",
+        "load",
+        "prune",
+        "update_matrices",
+    ),
     "ketune.circuits": ("Circuit", "QuantumLayer"),
     "ketune.finetuning": ("TrainingParams", "finetune"),
 }
@@ -35,9 +57,12 @@ __all__ = [
     "Circuit",
     "KetuneError",
     "QAAConfig",
+    "QPAConfig",
+    "QPAPrefixConfig",
     "QuantumLayer",
     "SoraConfig",
     "TrainingParams",
+    "export_plain",
     "finetune",
     "load",
     "prune",

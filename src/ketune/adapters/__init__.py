@@ -12,10 +12,13 @@ from ketune.adapters.counting import (
     meta_model,
     parse_budget,
 )
+from ketune.adapters.exporting import export_plain
 from ketune.adapters.inspection import check_targets, linear_modules, update_matrices
 from ketune.adapters.loading import load
 from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.qpa import QPAConfig
+from ketune.adapters.qpa_prefix import QPAPrefixConfig
 from ketune.adapters.registry import METHODS, Method, add_method, get_method
 from ketune.adapters.sora import SoraConfig, effective_ranks, gates
 from ketune.adapters.update import Update
@@ -29,6 +32,8 @@ __all__ = [
     "ConfigError",
     "Method",
     "QAAConfig",
+    "QPAConfig",
+    "QPAPrefixConfig",
     "Sized",
     "SoraConfig",
     "Update",
@@ -37,6 +42,7 @@ __all__ = [
     "count_parameters",
     "count_trainable",
     "effective_ranks",
+    "export_plain",
     "fit_budget",
     "gates",
     "get_method",

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftConfig, PrefixTuningConfig, TaskType
 from ketune.adapters.config import ConfigError
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.qpa import QPAConfig
 from ketune.adapters.sora import SoraConfig
 
 METHODS: dict[str, Method] = {}
@@ -194,6 +195,20 @@ add_method(
         learning_rate=3e-2,
         learning_rates=(1e-2, 3e-2, 0.1),
         enlarge=_enlarge_ours,
+        controls=tuple(control for control in CONTROLS if control != "trained"),
+    )
+)
+add_method(
+    Method(
+        name="qpa",
+        title="QPA",
+        summary="A circuit and a small network that generate the LoRA factors of all layers, chunk by chunk.",
+        citation="Liu et al. 2025, arXiv 2410.09846",
+        configure=lambda size: QPAConfig.preset("recommended", task_type=TaskType.CAUSAL_LM, chunk=size),
+        size_name="chunk length",
+        default_size=256,
+        learning_rate=3e-3,
+        learning_rates=(1e-3, 3e-3, 1e-2),
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )
 )
