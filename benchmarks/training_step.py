@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ketune
-from ketune import QAAConfig, SoraConfig
+from ketune import QAAConfig, QPAConfig, SoraConfig
 from ketune.assets.names import BUNDLED_MODEL, resolve_model
 
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "data" / "model-gpt-neo-tinystories-3m"
@@ -51,6 +51,8 @@ CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "QAA published": lambda: QAAConfig.preset("published", task_type="CAUSAL_LM"),
     "QAA recommended": lambda: QAAConfig.preset("recommended", task_type="CAUSAL_LM"),
     "QAA amplitudes": lambda: QAAConfig(task_type="CAUSAL_LM", readout="amplitudes"),
+    "QPA chunk 256": lambda: QPAConfig(task_type="CAUSAL_LM"),
+    "QPA published": lambda: QPAConfig.preset("published", task_type="CAUSAL_LM"),
     "QAA classical control": lambda: QAAConfig(task_type="CAUSAL_LM", control="classical"),
 }
 

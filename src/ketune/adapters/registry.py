@@ -127,6 +127,11 @@ def _enlarge_ours(config: PeftConfig, modules: list[str], size: int) -> PeftConf
     return replace(config, size_pattern=dict.fromkeys(modules, size))  # pyright: ignore[reportCallIssue]
 
 
+def _configure_qpa(size: int) -> QPAConfig:
+    # The rank costs no parameters; it grows so that no chunk is longer than a layer's vector, where counts would stop.
+    return QPAConfig.preset("recommended", task_type=TaskType.CAUSAL_LM, chunk=size, r=max(8, -(-size // 128)))
+
+
 add_method(
     Method(
         name="full",
@@ -204,7 +209,7 @@ add_method(
         title="QPA",
         summary="A circuit and a small network that generate the LoRA factors of all layers, chunk by chunk.",
         citation="Liu et al. 2025, arXiv 2410.09846",
-        configure=lambda size: QPAConfig.preset("recommended", task_type=TaskType.CAUSAL_LM, chunk=size),
+        configure=_configure_qpa,
         size_name="chunk length",
         default_size=256,
         learning_rate=3e-3,
