@@ -51,7 +51,7 @@ CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "QAA published": lambda: QAAConfig.preset("published", task_type="CAUSAL_LM"),
     "QAA recommended": lambda: QAAConfig.preset("recommended", task_type="CAUSAL_LM"),
     "QAA amplitudes": lambda: QAAConfig(task_type="CAUSAL_LM", readout="amplitudes"),
-    "QPA chunk 256": lambda: QPAConfig(task_type="CAUSAL_LM"),
+    "QPA recommended": lambda: QPAConfig(task_type="CAUSAL_LM"),
     "QPA published": lambda: QPAConfig.preset("published", task_type="CAUSAL_LM"),
     "QAA classical control": lambda: QAAConfig(task_type="CAUSAL_LM", control="classical"),
 }

@@ -109,7 +109,7 @@ def test_a_generated_prefix_trains_and_resumes_and_exports(init_weights, tmp_pat
     config = model.peft_config["default"]
     n_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # 6 tokens, keys and values of 2 layers with one head of 12: 288 numbers, 6 chunks, 3 wires.
-    assert n_trainable == config.parameter_count() == 3 * 4 + 16 * 5 + 32 * 17 + 50 * 33
+    assert n_trainable == config.parameter_count() == 3 * 4 + 8 * 5 + 16 * 9 + 50 * 17
     before = logits(model)
     prefix = model.prompt_encoder["default"].embedding.weight
     assert prefix.shape == (6, 48)

@@ -183,7 +183,7 @@ def test_a_models_circuit_has_a_basis_state_for_each_chunk():
     # c_attn is 16 -> 48: 256 numbers, 6 chunks in each of 2 blocks, 12 in all.
     assert [(c.in_features, len(c.layers), c.circuit.n_wires, c.circuit.n_angles) for c in found] == [(16, 2, 4, 12)]
     assert found[0].circuit.count_gates() == {"RY": 12, "CNOT": 9}
-    assert model_circuits(tiny_gpt2().config, "qpa")[0].circuit.n_wires == 2  # 512 numbers, chunks of 256
+    assert model_circuits(tiny_gpt2().config, "qpa")[0].circuit.n_wires == 1  # one chunk for each block
 
 
 def test_weighted_sums_add_up_and_count_all_parts():

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
 
 import torch
 from peft import PeftConfig
@@ -29,7 +29,7 @@ class ConfigError(KetuneError, ValueError):
 class Checks:
     """How a config refuses a value: by its name, with the value given and what is allowed."""
 
-    def _refuse(self, name: str, value: object, advice: str) -> None:
+    def _refuse(self, name: str, value: object, advice: str) -> NoReturn:
         raise ConfigError(f"{type(self).__name__}({name}={value!r}): {advice}")
 
     def _require(self, name: str, condition: bool, advice: str) -> None:

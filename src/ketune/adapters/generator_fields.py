@@ -22,7 +22,7 @@ class GeneratorFields(Checks):
     """Fields of every method whose parameters a generator makes: circuit, probabilities, mapping model, chunks."""
 
     chunk: int = field(
-        default=256,
+        default=1024,
         metadata={
             "help": "How many parameters the mapping model makes at a time (n_mlp of the paper). Cut to the longest "
             "vector that is made; raised where more than 2^14 chunks, and so more than 14 wires, would be needed."
@@ -30,7 +30,7 @@ class GeneratorFields(Checks):
     )
     n_layers: int = field(default=4, metadata={"help": "Layers of the circuit, each an RY on every wire and CNOTs."})
     hidden: list[int] = field(
-        default_factory=lambda: [16, 32],
+        default_factory=lambda: [8, 16],
         metadata={"help": "Widths of the mapping model between its input and the chunk, e.g. [32, 64, 32]."},
     )
     activation: str = field(

@@ -65,7 +65,10 @@ def circuits_by_layer(config: PeftConfig, shapes: Sequence[tuple[int, int]]) -> 
 
 def _shape(layer: Any) -> tuple[int, int]:
     """(in_features, out_features)."""
-    return tuple(layer.weight.shape) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+    if isinstance(layer, Conv1D):
+        n_in, n_out = layer.weight.shape
+        return n_in, n_out
+    return layer.in_features, layer.out_features
 
 
 def model_circuits(

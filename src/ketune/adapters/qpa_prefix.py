@@ -45,6 +45,10 @@ class QPAPrefixConfig(GeneratorFields, PrefixTuningConfig):
 
     def prefix_shape(self) -> tuple[int, int]:
         """(virtual tokens, keys and values of all layers); known once PEFT has seen the model."""
+        if self.num_virtual_tokens is None or self.num_layers is None or self.token_dim is None:
+            self._refuse(
+                "num_virtual_tokens", self.num_virtual_tokens, "set it; get_peft_model fills in the other sizes"
+            )
         return self.num_virtual_tokens, self.num_layers * 2 * self.token_dim
 
     def parameter_count(self) -> int:
@@ -118,4 +122,5 @@ class DispatchingPrefixEncoder(PrefixEncoder):
 
 
 PEFT_TYPE_TO_CONFIG_MAPPING[ensure_peft_type("QPA_PREFIX")] = QPAPrefixConfig
-PEFT_TYPE_TO_TUNER_MAPPING[PeftType.PREFIX_TUNING] = DispatchingPrefixEncoder
+_encoders: dict[PeftType, Any] = PEFT_TYPE_TO_TUNER_MAPPING  # pyright: ignore[reportAssignmentType]
+_encoders[PeftType.PREFIX_TUNING] = DispatchingPrefixEncoder

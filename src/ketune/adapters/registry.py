@@ -211,9 +211,9 @@ add_method(
         citation="Liu et al. 2025, arXiv 2410.09846",
         configure=_configure_qpa,
         size_name="chunk length",
-        default_size=256,
-        learning_rate=3e-3,
-        learning_rates=(1e-3, 3e-3, 1e-2),
+        default_size=1024,
+        learning_rate=3e-2,
+        learning_rates=(1e-2, 3e-2, 0.1),
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )
 )
