@@ -162,7 +162,8 @@ def test_an_adapter_can_be_switched_off_and_deleted(kind):
     assert not any("default" in name for name, _ in adapted.named_parameters())
 
 
-@every_method
+# A bottleneck on the layer's output also sees what the adapters before it have added.
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "qpa adapter"])
 def test_two_active_adapters_add_up(kind):
     adapted = adapt(kind, nn.Sequential(nn.Linear(10, 6)), target_modules=["0"], init_weights=False)
     adapted.add_adapter("second", CONFIGS[kind](target_modules=["0"], init_weights=False))
@@ -270,7 +271,9 @@ def test_language_models_train_with_gradient_checkpointing_and_without(kind, mak
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
     assert gradients[0]
     for name, gradient in gradients[0].items():
-        assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
+        # Where layers share parameters, their gradients are added in another order.
+        tolerance = max(1e-6, 1e-5 * gradient.abs().max().item())
+        assert torch.allclose(gradient, gradients[1][name], atol=tolerance), name
 
 
 @every_method

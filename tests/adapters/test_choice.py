@@ -98,7 +98,7 @@ def test_the_table_has_every_method_and_the_presets_beside_the_default():
 def test_a_method_that_does_not_fit_has_a_problem_and_the_others_a_count():
     summary = summarize_methods(CONFIG, budget=300)
     problems = {row.method.name: row.problem for row in summary.methods if row.problem}
-    assert set(problems) == {"lora", "sora"}
+    assert set(problems) == {"lora", "sora", "qpa"}
     assert {row.method.name for row in summary.methods if row.count is not None and row.count <= 300} == {
         "prefix",
         "qaa",

@@ -86,7 +86,7 @@ class Generator(nn.Module):
     def _move(self, bounds: torch.Tensor) -> None:
         for offset, spread in ((self.mapping, bounds), (self.signal, torch.tensor(1.0))):
             if offset is not None and offset.device.type != "meta":
-                offset.copy_(spread * (2 * torch.rand(offset.shape) - 1))
+                offset.copy_(0.2 * spread * (2 * torch.rand(offset.shape) - 1))
 
     def forward(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Chunks `first` to `last` (exclusive), and how far they have moved since the start.
