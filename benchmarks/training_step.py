@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ketune
-from ketune import QAAConfig, QTHAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
+from ketune import QAAConfig, QPAConfig, QTHAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 from ketune.assets.names import BUNDLED_MODEL, resolve_model
 
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "data" / "model-gpt-neo-tinystories-3m"
@@ -58,6 +58,8 @@ CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "QTHA AB": lambda: QTHAConfig(task_type="CAUSAL_LM", architecture="AB"),
     "QTHA A": lambda: QTHAConfig(task_type="CAUSAL_LM", architecture="A"),
     "QTHA classical control": lambda: QTHAConfig(task_type="CAUSAL_LM", control="classical"),
+    "QPA recommended": lambda: QPAConfig(task_type="CAUSAL_LM"),
+    "QPA published": lambda: QPAConfig.preset("published", task_type="CAUSAL_LM"),
     "QAA classical control": lambda: QAAConfig(task_type="CAUSAL_LM", control="classical"),
     "Quantum-PEFT": lambda: QuantumPeftConfig(task_type="CAUSAL_LM"),
     "Quantum-PEFT 20 terms": lambda: QuantumPeftConfig(task_type="CAUSAL_LM", n_terms=20),

@@ -101,7 +101,7 @@ def test_a_method_that_does_not_fit_has_a_problem_and_the_others_a_count():
     problems = {row.method.name: row.problem for row in summary.methods if row.problem}
     fits = {row.method.name for row in summary.methods if row.count is not None and row.count <= 300}
     assert fits >= {"prefix", "qaa"}
-    assert set(problems) == {"lora", "sora", "qtha"}
+    assert set(problems) == {"lora", "sora", "qtha", "qpa"}
     assert all("too small" in problem for problem in problems.values())
 
 

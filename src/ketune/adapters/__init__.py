@@ -13,10 +13,13 @@ from ketune.adapters.counting import (
     meta_model,
     parse_budget,
 )
+from ketune.adapters.exporting import export_plain
 from ketune.adapters.inspection import check_targets, linear_modules, update_matrices
 from ketune.adapters.loading import load
 from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.qpa import QPAConfig
+from ketune.adapters.qpa_prefix import QPAPrefixConfig
 from ketune.adapters.qtha import QTHAConfig
 from ketune.adapters.quanta import QuantaConfig
 from ketune.adapters.quantum_peft import QuantumPeftConfig
@@ -35,6 +38,8 @@ __all__ = [
     "ConfigError",
     "Method",
     "QAAConfig",
+    "QPAConfig",
+    "QPAPrefixConfig",
     "QTHAConfig",
     "QuantaConfig",
     "QuantumPeftConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "count_parameters",
     "count_trainable",
     "effective_ranks",
+    "export_plain",
     "fit_budget",
     "gates",
     "get_method",

@@ -133,6 +133,11 @@ def _enlarge_ours(config: PeftConfig, modules: list[str], size: int) -> PeftConf
     return replace(config, size_pattern=dict.fromkeys(modules, size))  # pyright: ignore[reportCallIssue]
 
 
+def _configure_qpa(size: int) -> QPAConfig:
+    # The rank costs no parameters; it grows so that no chunk is longer than a layer's vector, where counts would stop.
+    return QPAConfig.preset("recommended", task_type=TaskType.CAUSAL_LM, chunk=size, r=max(8, -(-size // 128)))
+
+
 add_method(
     Method(
         name="full",
@@ -300,6 +305,20 @@ add_method(
         learning_rate=1e-2,
         learning_rates=(3e-3, 1e-2, 3e-2),
         enlarge=_enlarge_ours,
+        controls=tuple(control for control in CONTROLS if control != "trained"),
+    )
+)
+add_method(
+    Method(
+        name="qpa",
+        title="QPA",
+        summary="A circuit and a small network that generate the LoRA factors of all layers, chunk by chunk.",
+        citation="Liu et al. 2025, arXiv 2410.09846",
+        configure=_configure_qpa,
+        size_name="chunk length",
+        default_size=1024,
+        learning_rate=3e-2,
+        learning_rates=(1e-2, 3e-2, 0.1),
         controls=tuple(control for control in CONTROLS if control != "trained"),
     )
 )

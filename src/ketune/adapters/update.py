@@ -93,6 +93,12 @@ class Update(nn.Module):
         """The part that all layers of the adapter share."""
         return self._attached[0]
 
+    def move_attached(self, device: torch.device) -> None:
+        """Bring the shared part to a device, once it has values."""
+        for part in self._attached:
+            if device.type != "meta" and not any(p.device.type == "meta" for p in part.parameters()):
+                part.to(device)
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype in which the trainable parameters are kept."""
