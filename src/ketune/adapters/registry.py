@@ -12,6 +12,7 @@ from ketune.adapters.compass import CompassConfig
 from ketune.adapters.config import ConfigError
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.qpa import QPAConfig
 from ketune.adapters.qtha import QTHAConfig
 from ketune.adapters.quanta import QuantaConfig
 from ketune.adapters.quantum_peft import QuantumPeftConfig
