@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from ketune.circuits._execute import compute_dtype, run_program, run_program_back
+from ketune.circuits._dtypes import compute_dtype
+from ketune.circuits._execute import run_program, run_program_back
 from ketune.circuits._execute_sets import Chunk, cut, run_sets, run_sets_back, take
 from ketune.circuits._plan import program
+from ketune.circuits._precision import in_full_float32
 from ketune.circuits._reference import Reference, reference
 from ketune.circuits._sets_plan import SetsProgram, sets_program
 
@@ -70,6 +72,7 @@ def run_batched_angles(description: str, x: Tensor, angles: Tensor) -> tuple[Ten
     return torch.stack(out), torch.stack(norms)
 
 
+@in_full_float32
 def run_batched_angles_back(
     description: str,
     cotangent: Tensor,
@@ -144,6 +147,7 @@ def _grid(parts: dict[tuple[int, int], Tensor]) -> Tensor:
     return torch.cat([torch.cat(row, 1) for row in rows.values()])
 
 
+@in_full_float32
 def evaluate(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     """Readouts (A, S, k) and squared norms (A, S), chunk by chunk; differentiable, then without bounded memory."""
     function = reference(description)
@@ -168,6 +172,7 @@ def _pulled_chunks(
         yield chunk, *pull(take(cotangent, chunk))
 
 
+@in_full_float32
 def pull_back(description: str, cotangent: Tensor, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     """Cotangents of features and angles from that of the readouts (A, S, k); differentiable."""
     sums = _Sums(x, angles)
@@ -176,6 +181,7 @@ def pull_back(description: str, cotangent: Tensor, x: Tensor, angles: Tensor) ->
     return sums.features(), sums.sets()
 
 
+@in_full_float32
 def second_order(
     description: str, cotangent: Tensor, x: Tensor, angles: Tensor, v_x: Tensor, v_angles: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -78,7 +78,7 @@ def calibrate(keep: bool = True) -> Rates:
     Returns:
         the rates, in use from now on in this process when they are kept.
     """
-    from ketune.circuits._execute import run_native_once
+    from ketune.circuits._execute_native import run_native_once
     from ketune.circuits.ansatz import ry_ring
 
     threads = torch.get_num_threads()

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from ketune.circuits._dtypes import SMALLEST_SQUARED_NORM, compute_dtype, plain
+from ketune.circuits._execute_native import run_native, run_native_back
 from ketune.circuits._kernels import Gradients, Matrices, Tape, layer_matrices, run_layers, run_layers_back
 from ketune.circuits._plan import Plan, Program, Tables
-from ketune.circuits.circuit import Circuit
-
-if TYPE_CHECKING:
-    from ketune.circuits._native import NativePlan
-
-SMALLEST_SQUARED_NORM = 1e-30
-"""Squared norms below this count as this, so that a zero vector has zero readouts and finite gradients."""
-
-
-def compute_dtype(x: Tensor, angles: Tensor) -> torch.dtype:
-    """float64 when features or angles are, else float32."""
-    return torch.float64 if torch.float64 in (x.dtype, angles.dtype) else torch.float32
+from ketune.circuits._precision import products_for, simulation_guard
+from ketune.circuits._product_states import product_states, product_states_back
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[object]:
@@ -32,47 +23,28 @@ def _full_precision(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _product_states(features: Tensor, n_wires: int) -> Tensor:
-    """RY(x_q)|0> on every wire q: (C, n_features) angles in radians to (C, 2 ** n_wires) real amplitudes."""
-    pairs = torch.stack((torch.cos(features / 2), torch.sin(features / 2)), -1)
-    states = pairs[:, 0]
-    for wire in range(1, features.shape[1]):
-        states = (states[:, :, None] * pairs[:, wire, None, :]).flatten(1)
-    missing = n_wires - features.shape[1]
-    return pad(states[:, :, None], (0, 2**missing - 1)).flatten(1) if missing else states
-
-
-def _product_states_back(states: Tensor, cotangent: Tensor, n_features: int) -> Tensor:
-    """Cotangent of the features; d/dx RY(x) = RY(x + pi) / 2 swaps the two halves of a wire and negates one."""
-    columns = []
-    for wire in range(n_features):
-        state = states.view(len(states), 2**wire, 2, -1)
-        back = cotangent.reshape(state.shape)
-        columns.append((back[:, :, 1] * state[:, :, 0] - back[:, :, 0] * state[:, :, 1]).sum((1, 2)) / 2)
-    return torch.stack(columns, 1)
-
-
 class _Run:
     """One plan with everything that forward and backward share: constants, small matrices, the circuit's matrix."""
 
-    def __init__(self, plan: Plan, x: Tensor, angles: Tensor) -> None:
+    def __init__(self, plan: Plan, x: Tensor, angles: Tensor, form: str) -> None:
         self.plan, self.x = plan, x
         self.dtype = compute_dtype(x, angles)
         self.tables: Tables = plan.tables(x.device, self.dtype)
-        self.matrices: Matrices = layer_matrices(plan, self.tables, angles.to(self.dtype))
+        self.products = products_for(plan.matmul_precision, x.device.type, self.dtype)
+        self.matrices: Matrices = layer_matrices(plan, self.tables, angles.to(self.dtype), self.products)
         self.step = plan.chunk(x.device.type, self.dtype.itemsize)
-        self.matrix = self._circuit_matrix() if plan.form(x.shape[0], x.device.type) == "matrix" else None
+        self.matrix = self._circuit_matrix() if form == "matrix" else None
         self.batch_step = self.step if self.matrix is None else max(self.step, 128)
 
     def amplitudes(self, start: int) -> Tensor:
         """Amplitudes of one chunk, not normalised: (C, n_amplitudes)."""
         features = self.x[start : start + self.batch_step].to(self.dtype)
-        return features if self.plan.encoding == "amplitude" else _product_states(features, self.plan.n_wires)
+        return features if self.plan.encoding == "amplitude" else product_states(features, self.plan.n_wires)
 
     def states(self, amplitudes: Tensor, tape: Tape | None = None) -> Tensor:
         """Final states of a chunk, (c 2 ** n_wires, C); for readout "amplitudes" only the wanted rows, (k, C)."""
         if self.matrix is not None:
-            return self.matrix @ amplitudes.T
+            return self.products.mm(self.matrix, amplitudes.T)
         return run_layers(self.plan, self.tables, self.matrices, amplitudes, tape)
 
     def _circuit_matrix(self) -> Tensor:
@@ -101,91 +73,41 @@ class _Run:
             run_layers_back(plan, tables, matrices, back.contiguous(), tape, gradients, False)
 
 
-_NATIVE_BYTES = 1 << 21
-"""Bytes of features that are converted or encoded at a time for the native simulator."""
-
-
-def _native_chunks(plan: Plan, x: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Amplitudes of the batch in the type of computation, in one piece when they are there already."""
-    count = x.shape[0]
-    if plan.encoding == "amplitude" and x.dtype == dtype:
-        yield slice(0, count), x.detach()
-        return
-    step = max(256, _NATIVE_BYTES // (dtype.itemsize * plan.n_amplitudes))
-    for start in range(0, count, step):
-        part = x[start : start + step].detach().to(dtype)
-        states = part if plan.encoding == "amplitude" else _product_states(part, plan.n_wires)
-        yield slice(start, start + step), states
-
-
-def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Outside autograd, in a type; `Tensor.to` costs microseconds even where it has nothing to do."""
-    tensor = tensor.detach()
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
-def _run_native(plan: Plan, native: NativePlan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = compute_dtype(x, angles)
-    call = native.call(angles, dtype)
-    parts = [call.run(amplitudes) for _, amplitudes in _native_chunks(plan, x, dtype)]
-    if len(parts) == 1:
-        return parts[0]
-    out, norms = zip(*parts)
-    return torch.cat(out), torch.cat(norms)
-
-
-def _run_native_back(
-    plan: Plan,
-    native: NativePlan,
-    cotangent: Tensor,
-    x: Tensor,
-    angles: Tensor,
-    out: Tensor,
-    need_x: bool,
-    need_angles: bool,
-) -> tuple[Tensor, Tensor]:
-    dtype = compute_dtype(x, angles)
-    call = native.call(angles, dtype)
-    cotangent, out = _plain(cotangent, dtype), _plain(out, dtype)
-    d_x, d_angles = [], []
-    for part, amplitudes in _native_chunks(plan, x, dtype):
-        d_part, d_angles_part = call.run_back(amplitudes, cotangent[part], out[part], need_x, need_angles)
-        if d_part is not None:
-            d_x.append(
-                _product_states_back(amplitudes, d_part, plan.n_features) if plan.encoding == "angle" else d_part
-            )
-        if d_angles_part is not None:
-            d_angles.append(d_angles_part)
-    whole = d_x[0] if len(d_x) == 1 else torch.cat(d_x) if d_x else x.new_empty(0, dtype=dtype)
-    return whole, sum(d_angles[1:], d_angles[0]) if d_angles else angles.new_empty(0, dtype=dtype)
-
-
-def run_native_once(circuit: Circuit, x: Tensor) -> Callable[[], object]:
-    """A forward and backward pass in compiled code, for measuring it."""
-    plan = Plan(circuit, "amplitude", "pauli_z", circuit.n_wires, x.shape[1])
-    native, angles = plan.native(), torch.linspace(-3, 3, circuit.n_angles)
-    assert native is not None
-
-    def step() -> object:
-        out, _ = _run_native(plan, native, x, angles)
-        return _run_native_back(plan, native, out, x, angles, out, True, True)
-
-    return step
-
-
 def _run_plan(plan: Plan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     """Readouts (B, k) and squared norms (B,)."""
-    if len(x) and plan.form(len(x), x.device.type) == "native":
-        native = plan.native()
-        assert native is not None
-        return _run_native(plan, native, x, angles)
-    run = _Run(plan, x, angles)
+    form = _form(plan, x, angles)
+    if form == "native":
+        return run_native(plan, x, angles)
+    with simulation_guard(plan.matmul_precision, x.device.type):
+        if form == "triton":
+            return _kernels().run_triton(plan, x, angles)
+        return _run_products(plan, x, angles, form)
+
+
+def _form(plan: Plan, x: Tensor, angles: Tensor) -> str:
+    """How to run this batch. Compiled code wants at least one sample, and the Triton kernels compute in float32."""
+    form = plan.form(len(x), x.device.type)
+    if form in ("native", "triton") and not len(x):
+        return plan.product_form(0)
+    if form == "triton" and compute_dtype(x, angles) != torch.float32:
+        return plan.product_form(len(x))
+    return form
+
+
+def _kernels() -> ModuleType:
+    """The module of the Triton form, imported on first use: most who install Ketune have no GPU."""
+    return import_module("ketune.circuits._triton")
+
+
+def _run_products(plan: Plan, x: Tensor, angles: Tensor, form: str) -> tuple[Tensor, Tensor]:
+    """`_run_plan` by matrix products."""
+    run = _Run(plan, x, angles, form)
     tables, batch = run.tables, x.shape[0]
     if plan.readout == "amplitudes":
         out = x.new_empty(batch, plan.n_outputs, dtype=run.dtype)
         for start in range(0, batch, run.batch_step):
             chunk = out[start : start + run.batch_step]
-            torch.mm(run.amplitudes(start), run.matrix.T, out=chunk)  # type: ignore[union-attr]
+            chunk.copy_(run.products.mm(run.amplitudes(start), run.matrix.T))  # type: ignore[union-attr]
         return out, out.new_ones(batch)
     sums = x.new_empty(plan.n_outputs + 1, batch, dtype=run.dtype)
     for start in range(0, batch, run.batch_step):
@@ -216,14 +138,31 @@ def _run_plan_back(
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
     """Cotangents of x and of the angles, in the type of computation; empty where not needed."""
-    if len(x) and plan.form(len(x), x.device.type) == "native":
-        native = plan.native()
-        assert native is not None
-        return _run_native_back(plan, native, cotangent, x, angles, out, need_x, need_angles)
-    run = _Run(plan, x, angles)
+    form = _form(plan, x, angles)
+    if form == "native":
+        return run_native_back(plan, cotangent, x, angles, out, need_x, need_angles)
+    assert norms is not None
+    with simulation_guard(plan.matmul_precision, x.device.type):
+        if form == "triton":
+            return _kernels().run_triton_back(plan, cotangent, x, angles, out, norms, need_x, need_angles)
+        return _run_products_back(plan, cotangent, x, angles, out, norms, need_x, need_angles, form)
+
+
+def _run_products_back(
+    plan: Plan,
+    cotangent: Tensor,
+    x: Tensor,
+    angles: Tensor,
+    out: Tensor,
+    norms: Tensor,
+    need_x: bool,
+    need_angles: bool,
+    form: str,
+) -> tuple[Tensor, Tensor]:
+    """`_run_plan_back` by matrix products."""
+    run = _Run(plan, x, angles, form)
     tables, batch = run.tables, x.shape[0]
     cotangent = cotangent.to(run.dtype)
-    norms = squared_norms(plan, x, run.dtype) if norms is None else norms
     gradients = Gradients(plan, run.matrices) if need_angles else None
     d_matrix = torch.zeros_like(run.matrix) if need_angles and run.matrix is not None else None
     d_x = x.new_empty(x.shape if need_x else (0,), dtype=run.dtype)
@@ -245,19 +184,20 @@ def _run_plan_back(
                 d_states = tables.readout.T @ back[:, start:stop]
             else:
                 weights = torch.empty_like(back[:-1, start:stop])
-                weights[tables.readout_order] = back[:-1, start:stop] + back[-1, start:stop]
+                ended = back[:-1, start:stop] + back[-1, start:stop]
+                weights.index_copy_(0, tables.readout_order, ended)  # type: ignore[arg-type]
                 d_states = weights.view(plan.height, 1, plan.width, -1).expand(-1, plan.components, -1, -1)
                 d_states = d_states.reshape(states.shape)
             d_states = d_states.mul_(states)
         if run.matrix is None:
             d_amplitudes = run_layers_back(plan, tables, run.matrices, d_states, tape, gradients, need_x)
         else:
-            d_amplitudes = d_states.T @ run.matrix if need_x else None
+            d_amplitudes = run.products.mm(d_states.T, run.matrix) if need_x else None
             if d_matrix is not None:
-                d_matrix.addmm_(d_states, amplitudes)
+                run.products.add_mm(d_matrix, d_states, amplitudes)
         if d_amplitudes is not None:
             if plan.encoding == "angle":
-                d_amplitudes = _product_states_back(amplitudes, d_amplitudes, plan.n_features)
+                d_amplitudes = product_states_back(amplitudes, d_amplitudes, plan.n_features)
             d_x[start:stop] = d_amplitudes
     if gradients is None:
         return d_x, angles.new_empty(0)
@@ -283,10 +223,15 @@ def run_program(program: Program, x: Tensor, angles: Tensor) -> tuple[Tensor, Te
         if len(program.plans) == 1:
             return _run_plan(program.plans[0], x, angles)
         out = x.new_empty(x.shape[0], program.n_outputs, dtype=compute_dtype(x, angles))
-        for plan, columns in zip(program.plans, program.columns):
+        for plan, columns in zip(program.plans, program.columns_on(x.device)):
             part, norms = _run_plan(plan, x, angles)
-            out[:, list(columns)] = part
+            out.index_copy_(1, columns, part)
         return out, norms
+
+
+def finds_norms_again(program: Program, x: Tensor) -> bool:
+    """Whether the backward pass needs no norms, so that nobody keeps them: compiled code sums them as it reads."""
+    return len(x) > 0 and all(plan.form(len(x), x.device.type) == "native" for plan in program.plans)
 
 
 def squared_norms(plan: Plan, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -308,16 +253,16 @@ def run_program_back(
 ) -> tuple[Tensor, Tensor]:
     """Cotangents of x (B, n_features) and of the angles (n_angles,) in their types; (0,) where not needed.
 
-    Norms are those of `run_program`, or None to find them again.
+    Norms are those of `run_program`, or None where `finds_norms_again` says so.
     """
     with _full_precision(x.device.type):
         if len(program.plans) == 1:
             d_x, d_angles = _run_plan_back(program.plans[0], cotangent, x, angles, out, norms, need_x, need_angles)
-            return _plain(d_x, x.dtype), _plain(d_angles, angles.dtype)
+            return plain(d_x, x.dtype), plain(d_angles, angles.dtype)
         d_x, d_angles = None, None
-        for plan, columns in zip(program.plans, program.columns):
-            c = list(columns)
-            parts = _run_plan_back(plan, cotangent[:, c], x, angles, out[:, c], norms, need_x, need_angles)
+        for plan, columns in zip(program.plans, program.columns_on(x.device)):
+            part_of = [tensor.index_select(1, columns) for tensor in (cotangent, out)]
+            parts = _run_plan_back(plan, part_of[0], x, angles, part_of[1], norms, need_x, need_angles)
             d_x = parts[0] if d_x is None else d_x.add_(parts[0])
             d_angles = parts[1] if d_angles is None else d_angles.add_(parts[1])
         assert d_x is not None

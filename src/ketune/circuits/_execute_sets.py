@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ketune.circuits._execute import compute_dtype
+from ketune.circuits._dtypes import compute_dtype
 from ketune.circuits._sets_plan import SetsProgram
 
 if TYPE_CHECKING:

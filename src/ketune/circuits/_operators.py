@@ -22,7 +22,8 @@ from ketune.circuits._batched_angles import (
     run_batched_angles_back,
     second_order,
 )
-from ketune.circuits._execute import compute_dtype, run_program, run_program_back, squared_norms
+from ketune.circuits._dtypes import compute_dtype
+from ketune.circuits._execute import finds_norms_again, run_program, run_program_back, squared_norms
 from ketune.circuits._plan import program
 
 
@@ -275,8 +276,8 @@ class _EagerFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, angles: Tensor, description: str) -> Tensor:
         out, norms = _forward(x, angles, description)
         ctx.description = description
-        # Norms are cheaper to find again than to keep; the compiled simulator finds them anyway.
-        ctx.save_for_backward(x, angles, out, norms if angles.ndim > 1 else None)
+        finds_norms = angles.ndim == 1 and finds_norms_again(program(description), x)
+        ctx.save_for_backward(x, angles, out, None if finds_norms else norms)
         return out
 
     @staticmethod

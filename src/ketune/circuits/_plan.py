@@ -1,6 +1,6 @@
 """From a circuit to a plan: layers of one-wire matrices and signed permutations, with every table precomputed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from ketune.circuits._costs import current_rates, native_is_available
 from ketune.circuits._gate_matrices import angle_tables, most_rotations, turned_products
 from ketune.circuits._layers import draft_layers, permutation, slot_terms, split_phases
 from ketune.circuits._light_cone import reaching_steps
+from ketune.circuits._triton_tables import TritonTables, make_triton_tables
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import (
     READOUTS,
@@ -68,12 +69,20 @@ class Plan:
         readout: "pauli_z", "probabilities", "amplitudes" or a tuple of Pauli words of I and Z.
         n_outputs: number of values per sample.
         n_features: length of the feature vector.
+        matmul_precision: how float32 matrices are multiplied, see `ketune.circuits._precision`.
     """
 
     def __init__(
-        self, circuit: Circuit, encoding: str, readout: str | tuple[str, ...], n_outputs: int, n_features: int
+        self,
+        circuit: Circuit,
+        encoding: str,
+        readout: str | tuple[str, ...],
+        n_outputs: int,
+        n_features: int,
+        matmul_precision: str = "highest",
     ) -> None:
         self.n_wires = n_wires = circuit.n_wires
+        self.matmul_precision = matmul_precision
         self.encoding, self.readout = encoding, readout
         self.n_outputs, self.n_features, self.n_angles = n_outputs, n_features, circuit.n_angles
         self.dim = 2**n_wires
@@ -108,10 +117,11 @@ class Plan:
         slots = [slot for index in order for slot in drafts[index].slots]
         self._angle_index, self._half = angle_tables(slots, self.n_rotations)
         self._tables: dict[tuple[torch.device, torch.dtype], Tables] = {}
+        self._triton_tables: dict[torch.device, TritonTables] = {}
 
     def native(self) -> "NativePlan | None":
         """The compiled simulator for this plan, made on first use; None where it cannot run."""
-        if self.readout == "amplitudes" or not native_is_available():
+        if self.readout == "amplitudes" or self.matmul_precision != "highest" or not native_is_available():
             return None
         if self._native is None:
             from ketune.circuits._native import NativePlan
@@ -137,7 +147,7 @@ class Plan:
     def _cheapest_form(self, n_samples: int, device_type: str) -> str:
         native = self.native() if device_type == "cpu" else None
         if native is None:
-            return "matrix" if self.builds_matrix(n_samples) else "layers"
+            return self.product_form(n_samples)
         rates = current_rates()
         vectors = self.components * self.dim / 16
         passes = rates.turn_ns * native.n_turns + rates.row_ns
@@ -148,10 +158,18 @@ class Plan:
         products += 10 * self.dim * self.n_amplitudes * self._layer_products()
         return "matrix" if products * rates.product_ns < by_native else "native"
 
+    def product_form(self, n_samples: int) -> str:
+        """The better one of the forms that are matrix products, which run everywhere."""
+        return "matrix" if self.builds_matrix(n_samples) else "layers"
+
     @property
     def is_real(self) -> bool:
         """True when states stay real."""
         return self.n_complex == 0
+
+    def place(self, layer: Layer) -> int:
+        """Where the matrices of a layer stand in the stacks that hold those of all layers, the complex ones first."""
+        return layer.position if layer.is_complex else self.n_complex + layer.position
 
     def tables(self, device: torch.device, dtype: torch.dtype) -> Tables:
         """The constants on a device, made on first use and kept."""
@@ -159,6 +177,12 @@ class Plan:
         if key not in self._tables:
             self._tables[key] = apart(lambda: self._make_tables(device, dtype))
         return self._tables[key]
+
+    def triton_tables(self, device: torch.device) -> TritonTables:
+        """The constants that the Triton kernels need beside, made on first use and kept."""
+        if device not in self._triton_tables:
+            self._triton_tables[device] = apart(lambda: make_triton_tables(self, device))
+        return self._triton_tables[device]
 
     def _make_tables(self, device: torch.device, dtype: torch.dtype) -> Tables:
         def to(tensor: torch.Tensor) -> torch.Tensor:
@@ -288,17 +312,29 @@ class Program:
     plans: tuple[Plan, ...]
     columns: tuple[tuple[int, ...], ...]
     n_outputs: int
+    _columns_on: dict[torch.device, tuple[torch.Tensor, ...]] = field(default_factory=dict, compare=False)
+
+    def columns_on(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """`columns` as tensors on a device, made on first use and kept."""
+        if device not in self._columns_on:
+            self._columns_on[device] = apart(lambda: tuple(torch.tensor(c, device=device) for c in self.columns))
+        return self._columns_on[device]
 
 
 def describe(
-    circuit_text: str, encoding: str, readout: str | tuple[str, ...], n_readouts: int | None, n_features: int
+    circuit_text: str,
+    encoding: str,
+    readout: str | tuple[str, ...],
+    n_readouts: int | None,
+    n_features: int,
+    matmul_precision: str = "highest",
 ) -> str:
     """Everything a program depends on, as one string: the key under which operators find it in any process.
 
     Plain string operations only, so that torch.compile evaluates it while tracing.
     """
     words = readout if isinstance(readout, str) else ",".join(readout)
-    return f"{encoding}|{words}|{n_readouts or 0}|{n_features}|{circuit_text}"
+    return f"{encoding}|{words}|{n_readouts or 0}|{n_features}|{matmul_precision}|{circuit_text}"
 
 
 @lru_cache(maxsize=256)
@@ -308,16 +344,17 @@ def program(description: str) -> Program:
 
 
 def _make_program(description: str) -> Program:
-    encoding, words, n_readouts, n_features, circuit_text = description.split("|", 4)
+    encoding, words, n_readouts, n_features, precision, circuit_text = description.split("|", 5)
     circuit = Circuit.from_text(circuit_text)
     if words in READOUTS:
         n_outputs = count_readouts(circuit.n_wires, words, int(n_readouts) or None)
-        plan = Plan(circuit, encoding, words, n_outputs, int(n_features))
+        plan = Plan(circuit, encoding, words, n_outputs, int(n_features), precision)
         return Program((plan,), (tuple(range(n_outputs)),), n_outputs)
     readout = words.split(",")
     plans, columns = [], []
     for basis, members in measurement_groups(readout):
         rotated = Circuit(circuit.n_wires, circuit.gates + basis_change(basis))
-        plans.append(Plan(rotated, encoding, tuple(readout[m] for m in members), len(members), int(n_features)))
+        members_words = tuple(readout[m] for m in members)
+        plans.append(Plan(rotated, encoding, members_words, len(members), int(n_features), precision))
         columns.append(tuple(members))
     return Program(tuple(plans), tuple(columns), len(readout))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ketune.circuits._apart import apart
-from ketune.circuits._execute import SMALLEST_SQUARED_NORM, compute_dtype
+from ketune.circuits._dtypes import SMALLEST_SQUARED_NORM, compute_dtype
 from ketune.circuits._gate_matrices import angle_tables, most_rotations
 from ketune.circuits._gates import elementary_steps
 from ketune.circuits._layers import draft_layers, permutation, slot_terms
@@ -257,7 +257,7 @@ def _full_precision(device_type: str) -> AbstractContextManager[object]:
 @lru_cache(maxsize=256)
 def reference(description: str) -> Reference:
     """The reference of a description as `ketune.circuits._plan.describe` writes it."""
-    encoding, words, n_readouts, _, circuit_text = description.split("|", 4)
+    encoding, words, n_readouts, _, _, circuit_text = description.split("|", 5)
     circuit = Circuit.from_text(circuit_text)
     readout = words if words in READOUTS else tuple(words.split(","))
     return Reference(circuit, encoding, readout, count_readouts(circuit.n_wires, readout, int(n_readouts) or None))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ketune.circuits._precision import check_matmul_precision
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import ENCODINGS, Readout, count_readouts, split_readout
 from ketune.circuits.statevector import check_program, run_measured
@@ -35,6 +36,7 @@ class QuantumLayer(nn.Module):
         feature_angles: for re-uploading, the index or the indices of the angles that each feature is.
         n_repeats: for encoding "iqp", how often it repeats.
         n_readouts: for readout "amplitudes", how many amplitudes; all by default.
+        matmul_precision: "highest", "tf32x3" or "tf32", see `run`; may be set later as an attribute.
         generator: draws the initial angles, uniformly from [-pi, pi); torch's default generator when None.
         device: device of the angles.
         dtype: type of the angles, torch's default type when None.
@@ -45,8 +47,8 @@ class QuantumLayer(nn.Module):
         n_outputs: number of readouts.
 
     Raises:
-        ValueError: for an unknown encoding or readout, features that do not fit on the wires, or angles that the
-            circuit does not have or that two features claim.
+        ValueError: for an unknown encoding, readout or precision, features that do not fit on the wires, or angles
+            that the circuit does not have or that two features claim.
 
     Example:
         >>> import torch
@@ -76,6 +78,7 @@ class QuantumLayer(nn.Module):
         feature_angles: Sequence[int | Sequence[int]] | None = None,
         n_repeats: int = 1,
         n_readouts: int | None = None,
+        matmul_precision: str = "highest",
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -101,6 +104,7 @@ class QuantumLayer(nn.Module):
                 raise ValueError(f"n_features={n_features}: feature_angles has {largest} entries; leave n_features out")
         self.circuit, self.encoding, self.n_repeats, self.n_readouts = circuit, encoding, n_repeats, n_readouts
         self.readout: Readout = readout
+        self.matmul_precision = check_matmul_precision(matmul_precision)
         self._measured, self._weights = split_readout(readout, circuit.n_wires)
         self.n_outputs = count_readouts(circuit.n_wires, readout, n_readouts)
         n_trained = circuit.n_angles if sources is None else sum(source >= largest for source in sources)
@@ -123,7 +127,15 @@ class QuantumLayer(nn.Module):
         if encoding == REUPLOADING:
             start, angles, encoding = None, self.all_angles(x), "amplitude"
         return run_measured(
-            self.circuit, start, angles, encoding, self._measured, self._weights, self.n_readouts, self.n_repeats
+            self.circuit,
+            start,
+            angles,
+            encoding,
+            self._measured,
+            self._weights,
+            self.n_readouts,
+            self.n_repeats,
+            self.matmul_precision,
         )
 
     def all_angles(self, x: Tensor) -> Tensor:

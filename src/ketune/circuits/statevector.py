@@ -14,9 +14,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ketune.circuits._execute import compute_dtype
+from ketune.circuits._dtypes import compute_dtype
 from ketune.circuits._operators import apply_circuit
 from ketune.circuits._plan import describe
+from ketune.circuits._precision import check_matmul_precision
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import ENCODINGS, Readout, check_readout, count_readouts, split_readout
 
@@ -57,6 +58,7 @@ def run(
     readout: Readout = "pauli_z",
     n_readouts: int | None = None,
     n_repeats: int = 1,
+    matmul_precision: str = "highest",
 ) -> Tensor:
     """Runs a circuit on a batch of feature vectors.
 
@@ -97,14 +99,20 @@ def run(
               the readout stays real and linear.
         n_readouts: for readout "amplitudes", how many; all by default.
         n_repeats: for encoding "iqp", how often it repeats.
+        matmul_precision: how float32 states are multiplied by the circuit's matrices on a GPU, whatever
+            `torch.set_float32_matmul_precision` says: "highest" in full float32; "tf32x3" by three products on TF32
+            tensor cores, with nearly the same error; "tf32" by one, which leaves about three correct digits. A CPU
+            gives the two others' rounding errors at the cost of speed, for measuring them
+            (`benchmarks/precision.py`). Norms and readouts, float64, IQP encoding, second derivatives, forward mode and
+            many sets of angles with few samples each are always in full.
 
     Returns:
         (..., k) readouts in float32, or in float64 when features or angles are float64. Features of half precision are
         lifted to float32 inside, and autocast does not reach the circuit.
 
     Raises:
-        ValueError: for an unknown encoding or readout, too many wires or features, angles of another shape, or features
-            of basis encoding that are not bits.
+        ValueError: for an unknown encoding, readout or precision, too many wires or features, angles of another shape,
+            or features of basis encoding that are not bits.
 
     Example:
         >>> import torch
@@ -116,7 +124,7 @@ def run(
                 [ 1., -1.]])
     """
     measured, weights = _split_readout(readout, circuit.n_wires)
-    return run_measured(circuit, x, angles, encoding, measured, weights, n_readouts, n_repeats)
+    return run_measured(circuit, x, angles, encoding, measured, weights, n_readouts, n_repeats, matmul_precision)
 
 
 def _split_readout(readout: Readout, n_wires: int) -> tuple[str | tuple[str, ...], Tensor | None]:
@@ -137,11 +145,13 @@ def run_measured(
     weights: Tensor | None,
     n_readouts: int | None,
     n_repeats: int,
+    matmul_precision: str,
 ) -> Tensor:
     """`run` of a readout that `split_readout` has taken apart."""
     if x is None:
         x, encoding = angles.new_ones(1), "amplitude"
     check_program(circuit, x.shape[-1] if x.ndim else 0, encoding, measured, n_readouts, n_repeats)
+    check_matmul_precision(matmul_precision)
     if angles.ndim == 0 or angles.shape[-1] != circuit.n_angles:
         raise ValueError(f"angles have shape {tuple(angles.shape)}; this circuit takes (..., {circuit.n_angles})")
     if angles.device != x.device:
@@ -152,7 +162,7 @@ def run_measured(
         raise ValueError(f"features and angles must be floating-point tensors, not {x.dtype} and {angles.dtype}")
     n_outputs = count_readouts(circuit.n_wires, measured, n_readouts)
     encoding = f"iqp:{n_repeats}" if encoding == "iqp" else encoding
-    description = describe(circuit.text, encoding, measured, n_readouts, x.shape[-1])
+    description = describe(circuit.text, encoding, measured, n_readouts, x.shape[-1], matmul_precision)
     if encoding.startswith("iqp") or angles.ndim > 1:
         out = _run_sets(x, angles, description, n_outputs)
     elif x.ndim == 2:
