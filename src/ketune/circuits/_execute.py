@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from types import ModuleType
@@ -121,6 +122,16 @@ def _run_products(plan: Plan, x: Tensor, angles: Tensor, form: str) -> tuple[Ten
             torch.sum(chunk[:-1], 0, out=chunk[-1])
     norms = sums[-1].clamp_min(SMALLEST_SQUARED_NORM)
     return (sums[:-1] / norms).T.contiguous(), norms
+
+
+def run_once(plan: Plan, x: Tensor, angles: Tensor) -> Callable[[], object]:
+    """A forward and backward pass in the form that the plan takes, for measuring it."""
+
+    def step() -> object:
+        out, norms = _run_plan(plan, x, angles)
+        return _run_plan_back(plan, out, x, angles, out, norms, True, True)
+
+    return step
 
 
 def _probabilities(plan: Plan, squares: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 Imported only where the kernels run, so that nobody else waits for Triton.
 """
 
+# Kernels take the options of their launch beside their arguments, which a type checker does not know.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -79,7 +82,7 @@ class _Launch:
         if self.plan.encoding == "amplitude":
             yield slice(0, count), self.x
             return
-        step = max(256, _STATE_BYTES // (4 * self.plan.dim))
+        step = max(1, _STATE_BYTES // (4 * self.plan.dim))
         for start in range(0, count, step):
             part = self.x[start : start + step].to(torch.float32)
             yield slice(start, start + step), product_states(part, self.plan.n_wires)

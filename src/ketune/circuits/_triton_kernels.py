@@ -20,6 +20,9 @@ Arguments that several functions share:
 - `scratch` (programs, 2 C H S W).
 """
 
+# Compile-time constants look like other types to a type checker.
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+
 import triton
 import triton.language as tl
 
@@ -209,7 +212,22 @@ def forward(
                 words = first + tl.arange(0, K)
                 of_high = tl.load(signs_high + tl.arange(0, H)[:, None] * n_signs + words[None, :])
                 sums, _ = product(
-                    memory, W, 1, 0, False, signs_low + first, n_signs, 1, 0, False, H * S, W, K, AS_THEY_ARE, False, "ieee"
+                    memory,
+                    W,
+                    1,
+                    0,
+                    False,
+                    signs_low + first,
+                    n_signs,
+                    1,
+                    0,
+                    False,
+                    H * S,
+                    W,
+                    K,
+                    AS_THEY_ARE,
+                    False,
+                    "ieee",
                 )
                 sums = tl.sum(tl.reshape(sums, (H, S, K)) * of_high[:, None, :], 0)
                 inside = (samples < n_samples)[:, None] & (words < n_outputs)[None, :]
