@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -117,11 +118,10 @@ def compiled_sizes(circuit, readout, precision, kernel_name, capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from ketune.circuits import _triton_kernels as kernels
-    from ketune.circuits._triton import tile_options
+    from ketune.circuits import _triton
 
-    kernel = getattr(kernels, kernel_name)
-    constants = tile_options(plan_of(circuit, readout, precision))
+    kernel = getattr(_triton, kernel_name)
+    constants = _triton.tile_options(plan_of(circuit, readout, precision))
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
     constants |= {"x_column": 1} | ({"NEED_X": True, "NEED_ANGLES": True} if kernel_name == "backward" else {})
     pointers = dict.fromkeys(
@@ -168,3 +168,26 @@ def test_the_kernels_compile_and_keep_to_registers(
     assert shared <= 99 * 1024  # what the smallest of these GPUs lends a program
     assert registers <= 255
     assert spilled <= 512  # a few numbers a thread, not tiles
+
+
+def test_triton_is_imported_only_where_it_runs():
+    """A circuit on a CPU imports none of the modules that import Triton, and runs as if there were none."""
+    code = """
+import sys, torch
+from importlib.abc import MetaPathFinder
+
+class Refused(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith("ketune.circuits._triton") and name != "ketune.circuits._triton_tables":
+            raise AssertionError(name)
+
+sys.meta_path.insert(0, Refused())
+from ketune.circuits import QuantumLayer, calibrate, rxryrz_ring
+layer = QuantumLayer(rxryrz_ring(8))
+x = torch.ones(3, 256, requires_grad=True)
+layer(x).sum().backward()
+torch.compile(layer, backend="aot_eager")(x).sum().backward()
+calibrate(keep=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

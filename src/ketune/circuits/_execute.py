@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from types import ModuleType
 
@@ -15,14 +14,8 @@ from ketune.circuits._dtypes import SMALLEST_SQUARED_NORM, compute_dtype, plain
 from ketune.circuits._execute_native import run_native, run_native_back
 from ketune.circuits._kernels import Gradients, Matrices, Tape, layer_matrices, run_layers, run_layers_back
 from ketune.circuits._plan import Plan, Program, Tables
-from ketune.circuits._precision import products_for, simulation_guard
+from ketune.circuits._precision import products_for, simulation_guard, without_autocast
 from ketune.circuits._product_states import product_states, product_states_back
-
-
-def _full_precision(device_type: str) -> AbstractContextManager[object]:
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 class _Run:
@@ -230,7 +223,7 @@ def run_program(program: Program, x: Tensor, angles: Tensor) -> tuple[Tensor, Te
     Returns:
         readouts (B, k) and squared norms (B,), in float32, or float64 when features or angles are float64.
     """
-    with _full_precision(x.device.type):
+    with without_autocast(x.device.type):
         if len(program.plans) == 1:
             return _run_plan(program.plans[0], x, angles)
         out = x.new_empty(x.shape[0], program.n_outputs, dtype=compute_dtype(x, angles))
@@ -263,7 +256,7 @@ def run_program_back(
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
     """Cotangents of x (B, n_features) and of the angles (n_angles,) in their types; (0,) where not needed."""
-    with _full_precision(x.device.type):
+    with without_autocast(x.device.type):
         if len(program.plans) == 1:
             d_x, d_angles = _run_plan_back(program.plans[0], cotangent, x, angles, out, norms, need_x, need_angles)
             return plain(d_x, x.dtype), plain(d_angles, angles.dtype)
