@@ -46,7 +46,7 @@ def _kept_program(description: str) -> SetsProgram:
 def _make_program(description: str) -> SetsProgram:
     from ketune.circuits._native_sets import NativeSets
 
-    encoding, words, n_readouts, n_features, circuit_text = description.split("|", 4)
+    encoding, words, n_readouts, n_features, _, circuit_text = description.split("|", 5)
     circuit, count = Circuit.from_text(circuit_text), int(n_features)
     name, _, repeats = encoding.partition(":")
     products = list(combinations(range(count), 2)) if name == "iqp" else []
