@@ -221,8 +221,8 @@ add_method(
         size_name="parameters per layer",
         unsized="four axes",
         default_size=2048,
-        learning_rate=1e-2,
-        learning_rates=(3e-3, 1e-2, 3e-2),
+        learning_rate=3e-2,
+        learning_rates=(1e-2, 3e-2, 0.1),
         enlarge=_enlarge_ours,
         # A gate on two of four axes has about sqrt(width) inputs.
         width_power=0.5,
