@@ -283,7 +283,7 @@ class Plan:
 
         Args:
             n_samples: size of the batch.
-            form: "native", "matrix" or "layers", see `form`.
+            form: "native", "matrix", "layers" or "triton", see `form`.
         """
         size = self.components * self.dim
         if form == "native":
@@ -305,6 +305,8 @@ class Plan:
         by_layers = 2 * (4 * products + 4 * size)
         if form == "layers":
             return n_samples * by_layers
+        if form == "triton":  # takes the states back once more, in place of keeping them
+            return n_samples * (by_layers + 2 * products)
         return n_samples * 2 * size * (4 * self.n_amplitudes + 4) + self.n_amplitudes * by_layers
 
     def _layer_products(self) -> float:

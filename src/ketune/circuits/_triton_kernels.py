@@ -139,7 +139,11 @@ def spread(values, S: tl.constexpr, W: tl.constexpr):
     return tl.reshape(tl.broadcast_to(values[:, None], (S, W)), (1, S * W))
 
 
-@triton.jit
+# Arguments that must not make another kernel when they happen to be 1 or a multiple of 16: compiling takes seconds.
+SIZES = ("n_features", "n_layers", "n_signs", "n_samples", "n_outputs")
+
+
+@triton.jit(do_not_specialize=SIZES)
 def forward(
     x,
     x_row,

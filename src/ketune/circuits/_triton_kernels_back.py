@@ -11,7 +11,7 @@ slices are summed afterwards, in the same order every time.
 import triton
 import triton.language as tl
 
-from ketune.circuits._triton_kernels import by_high, by_low, by_sample, final_states, phases, spread
+from ketune.circuits._triton_kernels import SIZES, by_high, by_low, by_sample, final_states, phases, spread
 from ketune.circuits._triton_tiles import (
     CONJUGATE_RIGHT,
     add_to,
@@ -141,7 +141,7 @@ def _weights_of_words(
     return tl.reshape(weights, (H, S * W)) - spread(of_norm, S, W)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward(
     x,
     x_row,
