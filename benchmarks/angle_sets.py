@@ -138,11 +138,12 @@ def figure(result: dict[str, float], best: float) -> str:
 
 
 def compare(options: argparse.Namespace) -> list[dict[str, object]]:
-    """Prints Ketune beside the other tools, or each encoding beside the plain form."""
+    """Prints Ketune beside the other tools, or each encoding with and without compiled code."""
     rows = []
     tools = ["ketune", "plain"] if options.encodings else options.tools
     first = "encoding" if options.encodings else "kind"
-    print(f"| {first} | wires | " + " | ".join(TOOLS[tool] for tool in tools) + " | error of Ketune |")
+    names = ["Ketune", "without compiled code"] if options.encodings else [TOOLS[tool] for tool in tools]
+    print(f"| {first} | wires | " + " | ".join(names) + " | error of Ketune |")
     print("|---|---:|" + "---:|" * (len(tools) + 1))
     for item in ENCODINGS[1:] if options.encodings else options.kinds:
         kind, encoding = ("complex", item) if options.encodings else (item, "none")
