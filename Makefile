@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: compare test test-slow lint docs bench bench-simulators clean help
+.PHONY: compare test test-slow lint docs bench bench-simulators bench-gpu clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,14 @@ bench: $(STAMP)  ## speed and memory, with the peers beside us in the same run
 bench-simulators: $(STAMP)  ## circuits beside every simulator that can be installed; makes .venv-peers
 	$(BIN)/python benchmarks/peers/install.py
 	$(BIN)/python benchmarks/simulators.py
+
+bench-gpu: $(STAMP)  ## on a machine with an NVIDIA GPU: its tests, then its rates, errors and times
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python benchmarks/limits.py --device cuda
+	$(BIN)/python -c 'from ketune.circuits import calibrate; calibrate()'
+	$(BIN)/python benchmarks/precision.py --device cuda --ways highest tf32x3 tf32 bfloat16
+	$(BIN)/python benchmarks/peers/install.py --cuda
+	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## remove the environment and caches, never results
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """What this machine can do at most: its float32 matrix-product rate, its fused multiply-add rate and its bandwidth.
 
     python benchmarks/limits.py [--threads 2] [--json FILE]
+    python benchmarks/limits.py --device cuda
 
 `benchmarks/simulators.py` sets every figure of Ketune beside these. With one thread the figures are from the median CPU
 time, so that other work on the machine disturbs them little; with more, from the median wall time.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import platform
 import statistics
@@ -130,6 +132,54 @@ def measure(threads: int = 1, seconds: float = 0.3) -> dict[str, object]:
     }
 
 
+def measure_cuda() -> dict[str, object]:
+    """Rates of a CUDA device in GFLOP/s and its copy bandwidth in GB/s (what is read and what is written, together).
+
+    `gemm` is by the names of `matmul_precision`: the best rate of a square product in full float32, on TF32 tensor
+    cores, and a third of the latter for three such products; "bfloat16" is there to compare.
+    """
+    device = torch.device("cuda")
+
+    def seconds(call: Callable[[], object]) -> float:
+        for _ in range(3):
+            call()
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(12)]
+        marks[0].record()
+        for mark in marks[1:]:
+            call()
+            mark.record()
+        torch.cuda.synchronize()
+        return statistics.median(a.elapsed_time(b) for a, b in itertools.pairwise(marks)) / 1e3
+
+    def best(dtype: torch.dtype, setting: str) -> float:
+        rates = []
+        torch.set_float32_matmul_precision(setting)
+        try:
+            for size in (2048, 4096, 8192):
+                a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+                out = torch.empty_like(a)
+                rates.append(2 * size**3 / seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) / 1e9)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        return max(rates)
+
+    tf32 = best(torch.float32, "high")
+    full, half = best(torch.float32, "highest"), best(torch.bfloat16, "highest")
+    a = torch.randn(2**28, device=device)  # 1 GiB, far beyond any cache
+    out = torch.empty_like(a)
+    return {
+        "device": torch.cuda.get_device_name(),
+        "gemm": {"highest": full, "tf32x3": tf32 / 3, "tf32": tf32, "bfloat16": half},
+        "copy": 8 * a.numel() / seconds(lambda: out.copy_(a)) / 1e9,
+    }
+
+
+def describe_cuda(limits: dict[str, object]) -> str:
+    """The limits of a device as lines of text."""
+    rates = "  ".join(f"{name}: {rate:,.0f}" for name, rate in limits["gemm"].items())  # type: ignore[attr-defined]
+    return f"square products, GFLOP/s   {rates}\ncopy bandwidth, GB/s       {limits['copy']:,.0f}"
+
+
 def describe(limits: dict[str, object]) -> str:
     """The limits as lines of text."""
 
@@ -153,10 +203,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each figure (default 0.5)")
     parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="what to measure (default cpu)")
     args = parser.parse_args()
-    limits = measure(args.threads, args.seconds)
-    print(f"{platform.machine()}, torch {torch.__version__}, {args.threads} thread(s), float32")
-    print(describe(limits))
+    if args.device == "cuda":
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: torch finds no CUDA device here")
+        limits = measure_cuda()
+        print(f"{limits['device']}, torch {torch.__version__}")
+        print(describe_cuda(limits))
+    else:
+        limits = measure(args.threads, args.seconds)
+        print(f"{platform.machine()}, torch {torch.__version__}, {args.threads} thread(s), float32")
+        print(describe(limits))
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         partial = args.json.with_suffix(".partial")

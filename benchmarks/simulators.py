@@ -72,13 +72,19 @@ def write_case(file: Path, n_wires: int, n_layers: int, kind: str, n_samples: in
     np.savez(file, allow_pickle=False, **inputs, out=out, dx=dx, dangles=dangles)
 
 
-def check(peer: PeerProcess, file: Path, size: tuple[str, int, int], args: argparse.Namespace) -> dict[str, Any]:
-    """One peer's answer to "prepare": its row of the cell so far, or why it has none."""
+def check(peer: PeerProcess, file: Path, size: tuple[str, int, int], tolerance: float) -> dict[str, Any]:
+    """One peer's answer to "prepare": its row of the cell so far, or why it has none.
+
+    Args:
+        peer: the process.
+        file: of the case.
+        size: kind, wires and layers.
+        tolerance: largest relative error.
+    """
     kind, n_wires, n_layers = size
     answer = peer.ask("prepare", file=str(file), n_wires=n_wires, n_layers=n_layers, kind=kind)
     if "failed" in answer:
         return answer
-    tolerance = args.tolerance if peer.module == "ketune" else args.peers_tolerance
     wrong = {key: f"{error:.1e}" for key, error in answer["errors"].items() if not error <= tolerance}
     if wrong:
         peer.ask("drop")
@@ -97,7 +103,8 @@ def measure(cell: Cell, peers: dict[str, PeerProcess], args: argparse.Namespace,
             if module in hopeless:
                 rows[module] = {"failed": "not tried: failed at a smaller size"}
                 continue
-            rows[module] = check(peer, file, size, args)
+            tolerance = args.tolerance if module == "ketune" else args.peers_tolerance
+            rows[module] = check(peer, file, size, tolerance)
             shown = rows[module].get("failed") or f"{1e3 * rows[module]['cpu']:.1f} ms"
             print(f"  {module}: {shown}", file=sys.stderr, flush=True)
     calls = {name: {"cpu": [], "wall": []} for name, row in rows.items() if "failed" not in row}
@@ -119,8 +126,10 @@ def measure(cell: Cell, peers: dict[str, PeerProcess], args: argparse.Namespace,
         row = rows[module]
         # A slow peer has taken one turn only: the call in which memory was measured counts as well.
         cpu, wall = (statistics.median(times[clock] + [row[clock]] * (len(times[clock]) < 3)) for clock in times)
+        clock = "cpu" if args.threads == 1 else "wall"
         rows[module] = {
             "ms": 1e3 * (cpu if args.threads == 1 else wall),
+            "fastest_ms": 1e3 * min(*times[clock], row[clock]),
             "cpu_ms": 1e3 * cpu,
             "wall_ms": 1e3 * wall,
             "calls": len(times["cpu"]),
@@ -150,12 +159,14 @@ def finished(cell: Cell | None, modules: list[str]) -> bool:
 
 
 def engine_version(source: Path | None) -> str:
-    """The commit of Ketune's source, with a plus when files differ from it."""
+    """The last commit that changed Ketune's source, with a plus when files differ from it."""
     if source is not None:
         return f"source at {source}"
     git = ["git", "-C", str(ROOT)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        # Not HEAD: a page committed while a grid runs must not make two engines of one.
+        last = [*git, "log", "-1", "--format=%h", "--", "src"]
+        commit = subprocess.run(last, capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "status", "--porcelain", "--", "src"], capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

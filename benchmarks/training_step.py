@@ -41,17 +41,32 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ketune
-from ketune import QAAConfig, SoraConfig
+from ketune import QAAConfig, QPAConfig, QTHAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 from ketune.assets.names import BUNDLED_MODEL, resolve_model
 
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "data" / "model-gpt-neo-tinystories-3m"
 CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "LoRA r=8": lambda: LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16),
     "SoRA r=8": lambda: SoraConfig(task_type="CAUSAL_LM", r=8),
+    "QuanTA four axes": lambda: QuantaConfig(task_type="CAUSAL_LM"),
+    "QuanTA 2048 a layer": lambda: QuantaConfig(task_type="CAUSAL_LM", max_parameters=2048),
     "QAA published": lambda: QAAConfig.preset("published", task_type="CAUSAL_LM"),
     "QAA recommended": lambda: QAAConfig.preset("recommended", task_type="CAUSAL_LM"),
     "QAA amplitudes": lambda: QAAConfig(task_type="CAUSAL_LM", readout="amplitudes"),
+    "QTHA": lambda: QTHAConfig(task_type="CAUSAL_LM"),
+    "QTHA two layers": lambda: QTHAConfig(task_type="CAUSAL_LM", n_qlayers=2),
+    "QTHA AB": lambda: QTHAConfig(task_type="CAUSAL_LM", architecture="AB"),
+    "QTHA A": lambda: QTHAConfig(task_type="CAUSAL_LM", architecture="A"),
+    "QTHA classical control": lambda: QTHAConfig(task_type="CAUSAL_LM", control="classical"),
+    "QPA recommended": lambda: QPAConfig(task_type="CAUSAL_LM"),
+    "QPA published": lambda: QPAConfig.preset("published", task_type="CAUSAL_LM"),
     "QAA classical control": lambda: QAAConfig(task_type="CAUSAL_LM", control="classical"),
+    "Quantum-PEFT": lambda: QuantumPeftConfig(task_type="CAUSAL_LM"),
+    "Quantum-PEFT 20 terms": lambda: QuantumPeftConfig(task_type="CAUSAL_LM", n_terms=20),
+    "Quantum-PEFT Cayley": lambda: QuantumPeftConfig(task_type="CAUSAL_LM", form="cayley"),
+    "QuIC 1,2": lambda: QuicConfig(task_type="CAUSAL_LM"),
+    "QuIC 1,2,3": lambda: QuicConfig(task_type="CAUSAL_LM", orders=[1, 2, 3]),
+    "QuIC 4 chained": lambda: QuicConfig(task_type="CAUSAL_LM", n_chained=4),
 }
 
 
@@ -166,7 +181,7 @@ def kept_bytes(module: nn.Module, features: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         module(features.clone().requires_grad_().mul(1.0))
-    known = {tensor.untyped_storage().data_ptr() for tensor in module.parameters()}
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
     sizes = [size for pointer, size in seen.items() if pointer not in known]
     return sum(sizes) - features.nbytes  # the input of the update, which the layer beside it keeps anyway
 
@@ -232,7 +247,9 @@ def main() -> None:
     whole = rotate(steps, options.turns, wall)
     title = f"One training step of {place}, {options.batch} x {options.length} tokens, q and v ({unit})"
     table(title, whole, trainable=counts)
-    names = ["LoRA r=8", "QAA published", "QAA recommended"]
+    names = ["LoRA r=8", "QuanTA four axes", "QAA published", "QAA recommended", "Quantum-PEFT", "Quantum-PEFT Cayley"]
+    names += ["QuIC 1,2", "QuIC 1,2,3"]
+    names += ["QTHA", "QTHA AB"]
     steps, wide_counts = model_steps(random_llama, names, 4, options.length, device)
     wide = rotate(steps, options.turns, wall)
     title = f"One training step of a Llama of width 1024, 8 layers, 4 x {options.length} tokens, q and v ({unit})"

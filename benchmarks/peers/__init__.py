@@ -20,6 +20,11 @@ states; what was tried is said in its file.
 
 from __future__ import annotations
 
+import os
+
+DEVICE = os.environ.get("KETUNE_BENCHMARK_DEVICE", "cpu")
+"""Where the simulators run: "cpu", or "cuda" for `benchmarks/gpu.py`."""
+
 ROTATIONS = {"complex": ("RX", "RY", "RZ"), "real": ("RY",)}
 """The rotations of one layer on every wire, by kind of circuit."""
 
@@ -38,6 +43,20 @@ PEERS = (
     "mindquantum",
 )
 """The modules, in the order of the tables."""
+
+GPU_PEERS = (
+    "tensorcircuit_jax",
+    "tensorcircuit_jax_matrix",
+    "pennylane_jax",
+    "tensorcircuit_torch",
+    "torchquantum",
+    "deepquantum",
+    "pyqtorch",
+    "pennylane_torch",
+    "plain_torch",
+    "lightning_gpu",
+)
+"""Those that `benchmarks/gpu.py` tries on a GPU, beside Ketune in its forms."""
 
 MATRIX_FORMS = ("tensorcircuit_jax_matrix",)
 """Peers in a form that nobody publishes: shown beside the others, but not counted as the best peer."""

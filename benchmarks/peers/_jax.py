@@ -8,6 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from peers import DEVICE
+
+if DEVICE == "cuda" and jax.default_backend() != "gpu":
+    raise ImportError(f"jax {jax.__version__} finds no CUDA device")
+
 Call = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
 

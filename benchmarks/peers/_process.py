@@ -15,10 +15,20 @@ FOLDER = Path(__file__).resolve().parents[1]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
+def gpu_environment(source: Path | None = None) -> dict[str, str]:
+    """The environment of every peer on a GPU. JAX must not take all of its memory at once: others live beside it."""
+    variables = {**os.environ, "KETUNE_BENCHMARK_DEVICE": "cuda", "PYTHONWARNINGS": "ignore"}
+    variables |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if source is not None:
+        variables["PYTHONPATH"] = str(source)
+    return variables
+
+
 def environment(threads: int, source: Path | None = None) -> dict[str, str]:
     """The environment of every peer: so many threads, no GPU, Ketune from `source` where given."""
     variables = {**os.environ, **{name: str(threads) for name in THREAD_VARIABLES}}
     variables |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
+    variables["KETUNE_BENCHMARK_DEVICE"] = "cpu"
     flags = variables.get("XLA_FLAGS", "")
     if threads == 1:
         flags += " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

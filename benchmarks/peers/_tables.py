@@ -10,14 +10,26 @@ from peers import MATRIX_FORMS, PEERS
 Cell = dict[str, Any]
 
 
-def best_peer(cell: Cell, told: dict[str, Any]) -> str | None:
-    """The fastest peer that does the whole work item with the simulator as it is meant, or None."""
-    counted = {
-        module: row["ms"]
+def counted(cell: Cell, told: dict[str, Any]) -> dict[str, Any]:
+    """The rows of the peers that do the whole work item with the simulator as it is meant, by module."""
+    return {
+        module: row
         for module, row in cell["peers"].items()
         if module not in ("ketune", *MATRIX_FORMS) and "ms" in row and not _mark(module, told)
     }
-    return min(counted, key=lambda module: counted[module], default=None)
+
+
+def best_peer(cell: Cell, told: dict[str, Any]) -> str | None:
+    """The fastest of the counted peers, or None."""
+    rows = counted(cell, told)
+    return min(rows, key=lambda module: rows[module]["ms"], default=None)
+
+
+def lower_bound(cell: Cell, told: dict[str, Any]) -> float | None:
+    """The fastest single call of any counted peer over Ketune's median, or None where one of them is missing."""
+    ours = cell["peers"].get("ketune", {}).get("ms")
+    fastest = [row["fastest_ms"] for row in counted(cell, told).values() if "fastest_ms" in row]
+    return min(fastest) / ours if fastest and ours is not None else None
 
 
 def number(value: float) -> str:
@@ -53,14 +65,16 @@ def times_table(cells: list[Cell], told: dict[str, Any], modules: list[str]) -> 
             ratio = "" if ms is None or ours is None or module == "ketune" else f" ({number(ms / ours)})"
             row.append("-" if ms is None else number(ms) + ratio)
         if best is None or ours is None:
-            rows.append([*row, "-"])
+            row.append("-")
         else:
-            rows.append([*row, f"**{number(cell['peers'][best]['ms'] / ours)}** {told[best]['name']}"])
+            row.append(f"**{number(cell['peers'][best]['ms'] / ours)}** {told[best]['name']}")
+        bound = lower_bound(cell, told)
+        rows.append([*row, "-" if bound is None else number(bound)])
     heads = [
         told[module].get("name", module) + (_mark(module, told) or " †" * (module in MATRIX_FORMS))
         for module in modules
     ]
-    return table(["wires, layers, samples", *heads, "best peer / Ketune"], rows)
+    return table(["wires, layers, samples", *heads, "best peer / Ketune", "fastest call / Ketune"], rows)
 
 
 def _mark(module: str, told: dict[str, Any]) -> str:
@@ -102,6 +116,32 @@ def limits_table(cells: list[Cell]) -> str:
     return table(head, rows)
 
 
+def _plan_fraction(cell: Cell) -> str:
+    """Ketune's rate in the operations of its plan as a fraction of the GEMM rate."""
+    row = cell["peers"].get("ketune", {})
+    if row.get("plan_operations") is None:
+        return "-"
+    return f"{row['plan_operations'] / row['ms'] / 1e6 / cell['limits']['gemm']:.2f}"
+
+
+def growth_table(cells: list[Cell]) -> str:
+    """Ketune's milliseconds, a row a number of wires; last, the plan's fraction at the largest batch, by depth."""
+    found = {(cell["n_wires"], cell["n_layers"], cell["n_samples"]): cell for cell in cells}
+    depths = sorted({n_layers for _, n_layers, _ in found})
+    batches = sorted({n_samples for _, _, n_samples in found})
+    rows = []
+    for n_wires in sorted({n_wires for n_wires, _, _ in found}):
+        row = [str(n_wires)]
+        for n_layers in depths:
+            for n_samples in batches:
+                ms = found.get((n_wires, n_layers, n_samples), {"peers": {}})["peers"].get("ketune", {}).get("ms")
+                row.append("-" if ms is None else number(ms))
+        largest = [found.get((n_wires, n_layers, batches[-1])) for n_layers in depths]
+        rows.append([*row, ", ".join("-" if cell is None else _plan_fraction(cell) for cell in largest)])
+    columns = [f"L = {n_layers}, B = {n_samples}" for n_layers in depths for n_samples in batches]
+    return table(["wires", *columns, f"plan / GEMM rate, B = {batches[-1]}"], rows)
+
+
 def print_tables(record: dict[str, Any]) -> None:
     """Every table of every kind and number of threads in the record."""
     told = record["peers"]
@@ -111,7 +151,7 @@ def print_tables(record: dict[str, Any]) -> None:
     packages = {name: version for peer in told.values() for name, version in peer.get("versions", {}).items()}
     print(f"{record.get('machine', '')}; " + ", ".join(f"{name} {version}" for name, version in packages.items()))
     for (kind, threads), cells in groups.items():
-        cells.sort(key=lambda cell: (cell["n_layers"], cell["n_wires"], cell["n_samples"]))
+        cells.sort(key=lambda cell: (cell["n_wires"], cell["n_layers"], cell["n_samples"]))
         ran = {module for cell in cells for module, row in cell["peers"].items() if "ms" in row}
         modules = [module for module in PEERS if module in ran]
         clock = "CPU time" if threads == 1 else "wall time"
@@ -134,6 +174,9 @@ def print_tables(record: dict[str, Any]) -> None:
             print(column_table(cells, told, compiled, _first))
         print("\nKetune against the machine.\n")
         print(limits_table(cells))
+        if "ketune" in modules and len(cells) > 1:
+            print("\nKetune's milliseconds, as wires (rows), layers and samples grow.\n")
+            print(growth_table(cells))
         reasons: dict[str, list[str]] = {}
         for cell in cells:
             for module, row in cell["peers"].items():

@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from peers import DEVICE
+
 
 def _resident(key: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -70,6 +72,11 @@ class Worker:
             "versions": {package: _version(package) for package in self.peer.PACKAGES},
         }
 
+    @property
+    def on_torch(self) -> Any:
+        """What torch measures on a CUDA device, for a simulator that runs on torch there; else None."""
+        return sys.modules.get("peers._torch") if DEVICE == "cuda" else None
+
     def timed(self) -> tuple[float, float]:
         wall, cpu = time.perf_counter(), time.process_time()
         self.call(*self.case)
@@ -101,14 +108,18 @@ class Worker:
         errors = {}
         for key, got in (("out", out), ("x", dx), ("angles", dangles)):
             if key in ("out", *self.peer.GRADIENTS):
-                got = np.asarray(got, np.float64)
+                got = np.asarray(got.cpu() if hasattr(got, "cpu") else got, np.float64)
                 errors[key] = float(np.linalg.norm(got - expected[key]) / np.linalg.norm(expected[key]))
         del out, dx, dangles, expected
         self.case = tuple(place(data[name]) for name in ("x", "angles", "weights"))
         data.close()
-        before = _forget_peak()
-        cpu_time, wall_time = self.timed()
-        peak = None if before is None else max(0, _resident("VmHWM:") - before)
+        if DEVICE == "cuda":
+            peak = self.on_torch.device_peak_bytes(self._call) if self.on_torch else None
+            cpu_time, wall_time = self.timed()
+        else:
+            before = _forget_peak()
+            cpu_time, wall_time = self.timed()
+            peak = None if before is None else max(0, _resident("VmHWM:") - before)
         answer = {"errors": errors, "first_s": first, "cpu": cpu_time, "wall": wall_time}
         operations = getattr(self.peer, "operations", None)
         if operations is not None:
@@ -116,12 +127,17 @@ class Worker:
         return {**answer, "peak_bytes": peak}
 
     def turn(self, seconds: float) -> dict[str, Any]:
-        """Calls until the time is over: one at least, twenty at most."""
+        """Calls until the time is over: one at least, twenty at most. The wall time of a GPU is by its own clock."""
+        if self.on_torch:
+            return {"cpu": [], "wall": [ms / 1e3 for ms in self.on_torch.device_milliseconds(self._call, 20)]}
         times = [self.timed()]
         end = time.perf_counter() + seconds - times[0][1]
         while len(times) < 20 and time.perf_counter() < end:
             times.append(self.timed())
         return {"cpu": [cpu for cpu, _ in times], "wall": [wall for _, wall in times]}
+
+    def _call(self) -> Any:
+        return self.call(*self.case)
 
     def drop(self) -> dict[str, Any]:
         self.call, self.case = None, ()

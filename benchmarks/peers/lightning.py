@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from peers import ROTATIONS, cnot_ring
-from peers._torch import place
 
-__all__ = ["GRADIENTS", "NAME", "NOTE", "PACKAGES", "build", "place"]
+__all__ = ["GRADIENTS", "NAME", "NOTE", "PACKAGES", "build", "build_on", "place"]
 
 NAME = "Lightning"
 PACKAGES = ("pennylane_lightning", "pennylane")
@@ -26,11 +25,21 @@ GRADIENTS = ("angles",)
 NOTE = "one sample at a time, no gradient to the features"
 
 
+def place(array: np.ndarray) -> Tensor:
+    """A tensor of its own memory, on the host."""
+    return torch.from_numpy(array.copy())
+
+
 def build(n_wires: int, n_layers: int, kind: str) -> Callable[..., tuple[Tensor, None, Tensor]]:
+    return build_on("lightning.qubit", n_wires, n_layers, kind)
+
+
+def build_on(name: str, n_wires: int, n_layers: int, kind: str) -> Callable[..., tuple[Tensor, None, Tensor]]:
+    """The work item on one of Lightning's devices."""
     wires = range(n_wires)
     rotations = [getattr(qml, name) for name in ROTATIONS[kind]]
     ring = cnot_ring(n_wires)
-    device = qml.device("lightning.qubit", wires=n_wires, c_dtype=np.complex64)
+    device = qml.device(name, wires=n_wires, c_dtype=np.complex64)
 
     @qml.qnode(device, interface="torch", diff_method="adjoint")
     def node(x: Tensor, angles: Tensor) -> list[object]:

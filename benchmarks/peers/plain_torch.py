@@ -15,7 +15,7 @@ PACKAGES = ("torch",)
 GRADIENTS = ("x", "angles")
 NOTE = ""
 
-_PAULIS = {
+_PAULIS = {  # on the default device, which is where `peers._torch` runs simulators
     "RX": torch.tensor([[0, 1], [1, 0]], dtype=torch.complex64),
     "RY": torch.tensor([[0, -1j], [1j, 0]], dtype=torch.complex64),
     "RZ": torch.tensor([[1, 0], [0, -1]], dtype=torch.complex64),

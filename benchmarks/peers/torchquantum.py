@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from peers import ROTATIONS, cnot_ring
+from peers import DEVICE, ROTATIONS, cnot_ring
 from peers._torch import Call, pauli_z, place, unit_states, with_backward
 
 __all__ = ["GRADIENTS", "NAME", "NOTE", "PACKAGES", "build", "place"]
@@ -70,7 +70,7 @@ NOTE = ""
 def build(n_wires: int, n_layers: int, kind: str) -> Call:
     rotations = [getattr(tqf, name.lower()) for name in ROTATIONS[kind]]
     ring = [list(pair) for pair in cnot_ring(n_wires)]
-    device = tq.QuantumDevice(n_wires=n_wires)
+    device = tq.QuantumDevice(n_wires=n_wires, device=DEVICE)
 
     def forward(x: Tensor, angles: Tensor) -> Tensor:
         device.set_states(unit_states(x))

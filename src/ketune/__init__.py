@@ -15,7 +15,23 @@ from typing import TYPE_CHECKING, Any
 from ketune.errors import KetuneError
 
 if TYPE_CHECKING:
-    from ketune.adapters import METHODS, AdapterConfig, QAAConfig, SoraConfig, load, prune, update_matrices
+    from ketune.adapters import (
+        METHODS,
+        AdapterConfig,
+        CompassConfig,
+        QAAConfig,
+        QPAConfig,
+        QPAPrefixConfig,
+        QTHAConfig,
+        QuantaConfig,
+        QuantumPeftConfig,
+        QuicConfig,
+        SoraConfig,
+        export_plain,
+        load,
+        prune,
+        update_matrices,
+    )
     from ketune.circuits import Circuit, QuantumLayer
     from ketune.finetuning import TrainingParams, finetune
 
@@ -23,7 +39,26 @@ __version__ = "0.1.0"
 
 # Where the names come from. The training stack (TRL, datasets) takes seconds to import, so each home waits to be asked.
 _HOMES = {
-    "ketune.adapters": ("METHODS", "AdapterConfig", "QAAConfig", "SoraConfig", "load", "prune", "update_matrices"),
+    "ketune.adapters": (
+        "METHODS",
+        "AdapterConfig",
+        "CompassConfig",
+        "QAAConfig",
+        "QuantaConfig",
+        "QuantumPeftConfig",
+        "QuicConfig",
+        "QAAConfig",
+        "QTHAConfig",
+        "SoraConfig",
+        "QAAConfig",
+        "QPAConfig",
+        "QPAPrefixConfig",
+        "SoraConfig",
+        "export_plain",
+        "load",
+        "prune",
+        "update_matrices",
+    ),
     "ketune.circuits": ("Circuit", "QuantumLayer"),
     "ketune.finetuning": ("TrainingParams", "finetune"),
 }
@@ -33,11 +68,19 @@ __all__ = [
     "METHODS",
     "AdapterConfig",
     "Circuit",
+    "CompassConfig",
     "KetuneError",
     "QAAConfig",
+    "QPAConfig",
+    "QPAPrefixConfig",
+    "QTHAConfig",
+    "QuantaConfig",
     "QuantumLayer",
+    "QuantumPeftConfig",
+    "QuicConfig",
     "SoraConfig",
     "TrainingParams",
+    "export_plain",
     "finetune",
     "load",
     "prune",

@@ -13,7 +13,16 @@ from tests.adapters.models import TwoLayers, WithConv1D, tiny_gpt2, tiny_llama
 from torch import nn
 
 import ketune
-from ketune import QAAConfig, SoraConfig
+from ketune import (
+    CompassConfig,
+    QAAConfig,
+    QPAConfig,
+    QTHAConfig,
+    QuantaConfig,
+    QuantumPeftConfig,
+    QuicConfig,
+    SoraConfig,
+)
 from ketune.adapters import AdapterLayer
 
 # Every kind of update that differs in what it stores or computes.
@@ -26,9 +35,49 @@ CONFIGS = {
     "qaa frozen": lambda **kw: QAAConfig(control="frozen", **kw),
     "qaa classical": lambda **kw: QAAConfig(control="classical", **kw),
     "qaa none": lambda **kw: QAAConfig(control="none", **kw),
+    "qtha": lambda **kw: QTHAConfig(**kw),
+    "qtha uploads twice": lambda **kw: QTHAConfig(r=2, n_qlayers=2, fusion="mul", upload="tanh", **kw),
+    "qtha without trains": lambda **kw: QTHAConfig(architecture="BC", **kw),
+    "qtha network": lambda **kw: QTHAConfig(architecture="BE", **kw),
+    "qtha trains": lambda **kw: QTHAConfig(architecture="A", **kw),
+    "qtha frozen": lambda **kw: QTHAConfig(control="frozen", **kw),
+    "qtha classical": lambda **kw: QTHAConfig(control="classical", **kw),
+    "qtha none": lambda **kw: QTHAConfig(control="none", **kw),
     "sora": lambda **kw: SoraConfig(r=4, alpha=4.0, **kw),
+    "quanta": lambda **kw: QuantaConfig(execution="factored", **kw),
+    "quanta materialised": lambda **kw: QuantaConfig(execution="materialised", n_axes=3, **kw),
+    "quanta frozen": lambda **kw: QuantaConfig(control="frozen", **kw),
+    "quanta classical": lambda **kw: QuantaConfig(control="classical", **kw),
+    "quanta none": lambda **kw: QuantaConfig(control="none", **kw),
+    "quantum_peft": lambda **kw: QuantumPeftConfig(**kw),
+    "quantum_peft terms": lambda **kw: QuantumPeftConfig(rank=3, n_terms=2, n_layers=2, scale=0.5, **kw),
+    "quantum_peft cayley": lambda **kw: QuantumPeftConfig(form="cayley", **kw),
+    "quantum_peft frozen": lambda **kw: QuantumPeftConfig(control="frozen", **kw),
+    "quantum_peft classical": lambda **kw: QuantumPeftConfig(control="classical", rank=2, **kw),
+    "quantum_peft none": lambda **kw: QuantumPeftConfig(control="none", **kw),
+    "quic": lambda **kw: QuicConfig(**kw),
+    "quic chained": lambda **kw: QuicConfig(orders=[1, 2, 3], n_blocks=2, n_chained=2, row_scale=True, **kw),
+    "quic shared": lambda **kw: QuicConfig(orders=[2], n_blocks=3, share_blocks=True, **kw),
+    "quic frozen": lambda **kw: QuicConfig(control="frozen", **kw),
+    "quic classical": lambda **kw: QuicConfig(control="classical", **kw),
+    "quic none": lambda **kw: QuicConfig(control="none", **kw),
+    "compass": lambda **kw: CompassConfig(rank=4, **kw),
+    "compass circuits": lambda **kw: CompassConfig(rank=4, n_layers=2, **kw),
+    "compass frozen": lambda **kw: CompassConfig(rank=4, n_layers=1, control="frozen", **kw),
+    "compass classical": lambda **kw: CompassConfig(rank=4, n_layers=1, control="classical", **kw),
+    "compass none": lambda **kw: CompassConfig(rank=4, n_layers=1, control="none", **kw),
+    "qpa": lambda **kw: QPAConfig(chunk=32, **kw),
+    "qpa published": lambda **kw: QPAConfig.preset("published", chunk=16, **kw),
+    "qpa fused": lambda **kw: QPAConfig(chunk=16, activation="none", fused_linear=True, n_generators=2, **kw),
+    "qpa module": lambda **kw: QPAConfig(chunk=16, sharing="module", activation="tanh", **kw),
+    "qpa dora": lambda **kw: QPAConfig(chunk=16, target="dora", **kw),
+    "qpa adapter": lambda **kw: QPAConfig(chunk=16, target="adapter", **kw),
+    "qpa frozen": lambda **kw: QPAConfig(chunk=16, control="frozen", **kw),
+    "qpa classical": lambda **kw: QPAConfig(chunk=16, control="classical", **kw),
+    "qpa none": lambda **kw: QPAConfig(chunk=16, control="none", **kw),
 }
-MERGEABLE = ["qaa amplitudes", "sora"]
+LINEAR = ("qaa amplitudes", "qtha trains", "qtha none", "sora", "quanta", "quantum_peft", "quic", "compass", "qpa")
+MERGEABLE = [kind for kind in CONFIGS if kind.startswith(LINEAR) and kind != "qpa adapter"]
 every_method = pytest.mark.parametrize("kind", CONFIGS)
 every_linear_method = pytest.mark.parametrize("kind", MERGEABLE)
 
@@ -55,7 +104,9 @@ def test_every_trainable_parameter_moves_and_the_base_does_not(kind):
     frozen = copy.deepcopy(model.state_dict())
     adapted = adapt(kind, model)
     start = {n: p.detach().clone() for n, p in adapted.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.05)
+    # A generated number is a sum over the mapping model's last layer, so it moves by many times the learning rate.
+    rate = 2e-3 if kind.startswith("qpa") else 0.05
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=rate)
     x, y = torch.randn(64, 10), torch.randn(64, 2)
     losses = []
     for _ in range(8):
@@ -79,7 +130,7 @@ def test_the_count_from_the_config_is_the_count_of_the_model(kind):
     adapted = adapt(kind)
     config = adapted.peft_config["default"]
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert config.parameter_count(10, 20) + config.parameter_count(20, 2) == trainable
+    assert config.model_parameter_count([(10, 20), (20, 2)]) == trainable
 
 
 @settings(max_examples=40, deadline=None)
@@ -130,7 +181,8 @@ def test_the_saved_file_holds_the_adapter_and_nothing_of_the_base(kind, tmp_path
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     method = adapted.peft_config["default"].method
     assert tensors
-    assert all(f".{method}_update." in name and "default" not in name for name in tensors)
+    inside = (f".{method}_update.", f".{method}_shared.")
+    assert all(any(part in name for part in inside) and "default" not in name for name in tensors)
 
 
 @every_method
@@ -150,7 +202,8 @@ def test_an_adapter_can_be_switched_off_and_deleted(kind):
     assert not any("default" in name for name, _ in adapted.named_parameters())
 
 
-@every_method
+# A bottleneck on the layer's output also sees what the adapters before it have added.
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "qpa adapter"])
 def test_two_active_adapters_add_up(kind):
     adapted = adapt(kind, nn.Sequential(nn.Linear(10, 6)), target_modules=["0"], init_weights=False)
     adapted.add_adapter("second", CONFIGS[kind](target_modules=["0"], init_weights=False))
@@ -225,7 +278,7 @@ def test_a_merge_into_bfloat16_comes_apart_bit_for_bit(kind):
 def test_a_safe_merge_refuses_values_that_are_not_finite(kind):
     adapted = adapt(kind, init_weights=False)
     with torch.no_grad():
-        next(p for n, p in adapted.named_parameters() if "_update" in n).fill_(float("nan"))
+        next(p for p in adapted.parameters() if p.requires_grad).fill_(float("nan"))
     with pytest.raises(ValueError, match=r"NaNs detected in the merged weights\. The adapter default seems"):
         adapted.merge_and_unload(safe_merge=True)
 
@@ -234,7 +287,7 @@ def test_a_safe_merge_refuses_values_that_are_not_finite(kind):
 def test_an_update_that_is_not_linear_refuses_to_merge_and_says_why(kind):
     adapted = adapt(kind)
     for merge in (adapted.merge_adapter, adapted.merge_and_unload):
-        with pytest.raises(ValueError, match="not linear in the layer's input; train with readout='amplitudes'"):
+        with pytest.raises(ValueError, match="not linear in the layer's input; train with "):
             merge()
     assert not adapted.supports_lora_conversion()
     unloaded = adapted.unload()
@@ -258,7 +311,9 @@ def test_language_models_train_with_gradient_checkpointing_and_without(kind, mak
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
     assert gradients[0]
     for name, gradient in gradients[0].items():
-        assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
+        # Where layers share parameters, their gradients are added in another order.
+        tolerance = max(1e-6, 1e-5 * gradient.abs().max().item())
+        assert torch.allclose(gradient, gradients[1][name], atol=tolerance), name
 
 
 @every_method

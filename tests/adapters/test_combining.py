@@ -7,12 +7,15 @@ import torch
 from peft import PeftModel, get_peft_model
 from tests.adapters.models import TwoLayers
 
-from ketune import QAAConfig, SoraConfig
+from ketune import QAAConfig, QTHAConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 
 KINDS = {
     "sora": lambda **kw: SoraConfig(r=3, init_weights=False, **kw),
+    "qtha": lambda **kw: QTHAConfig(init_weights=False, **kw),
     "qaa": lambda **kw: QAAConfig(init_weights=False, **kw),
     "qaa amplitudes": lambda **kw: QAAConfig(readout="amplitudes", init_weights=False, **kw),
+    "quantum_peft": lambda **kw: QuantumPeftConfig(init_weights=False, seed=3, **kw),
+    "quic": lambda **kw: QuicConfig(init_weights=False, **kw),
 }
 TARGETS = ["lin0", "lin1"]
 

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ketune.adapters.controls import GivensFeatures, givens_rotation, walsh_rows
+from ketune.adapters.controls import (
+    GivensFeatures,
+    SmallNetwork,
+    freeze_angles,
+    matched_network,
+    walsh_rows,
+)
+from ketune.adapters.orthogonal import givens_rotation
+from ketune.circuits import QuantumLayer, ry_ring
 
 
 @given(size=st.integers(2, 9), n=st.integers(0, 20), seed=st.integers(0, 1000))
@@ -41,3 +49,31 @@ def test_the_linear_stand_in_is_linear():
     features = GivensFeatures(12, 4, n_angles=9, linear=True)
     x, y = torch.randn(2, 12), torch.randn(2, 12)
     assert torch.allclose(features(2 * x - y), 2 * features(x) - features(y), atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "count"), [(4, 32), (3, 21), (1, 2), (1, 3), (5, 45)])
+def test_a_matched_network_has_exactly_as_many_parameters(width, count):
+    network = matched_network(width, count)
+    assert sum(p.numel() for p in network.parameters()) == count
+    x = torch.randn(2, 6, width)
+    assert network(x).shape == x.shape
+    assert not torch.allclose(network(2 * x) - network(0 * x), 2 * (network(x) - network(0 * x)))
+
+
+def test_counts_that_no_network_has_are_refused():
+    for width, count in ((4, 33), (4, 4)):
+        with pytest.raises(ValueError, match=f"multiple of {width} parameters"):
+            matched_network(width, count)
+
+
+def test_a_network_computes_in_the_type_of_its_input():
+    network = SmallNetwork([3, 5, 3], bias=True).bfloat16()
+    assert network(torch.randn(2, 3)).dtype == torch.float32
+
+
+def test_frozen_angles_are_a_buffer_of_the_same_shape():
+    layer = QuantumLayer(ry_ring(3, 2), "angle")
+    freeze_angles(layer)
+    assert list(layer.parameters()) == []
+    assert layer.state_dict()["angles"].shape == (6,)
+    assert layer(torch.zeros(2, 3)).shape == (2, 3)

@@ -1,11 +1,13 @@
 """Counts from configs alone against the published figures, and sizes for a budget."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig
 from transformers import GPTNeoConfig
 
-from ketune import KetuneError, QAAConfig, SoraConfig
+from ketune import KetuneError, QAAConfig, QTHAConfig, SoraConfig
 from ketune.adapters import (
     METHODS,
     BudgetTooSmall,
@@ -75,7 +77,7 @@ def test_counting_leaves_model_and_config_as_they_were(neo_125m):
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.configure])
-@pytest.mark.parametrize("budget", [1_600, 4_608, 20_011])
+@pytest.mark.parametrize("budget", [1_920, 4_608, 20_011])
 def test_a_budget_is_kept_and_nearly_used_up(small_neo, name, budget):
     sized = fit_budget(METHODS[name], small_neo, budget)
     assert count_trainable(small_neo, sized.config) == sized.count <= budget
@@ -97,6 +99,22 @@ def test_a_budget_larger_than_a_method_can_use_gets_its_largest_size():
     sized = fit_budget(METHODS["qaa"], model, 10**7)
     assert sized.size == 7
     assert sized.count == 4 * (7 * 8 + 9)
+
+
+def test_a_size_that_adds_nothing_is_not_taken():
+    """Beyond the rank that the modes of 8 x 8 layers can use, a tensor train has no more parameters."""
+    model = meta_model(GPTNeoConfig(hidden_size=8, num_layers=2, num_heads=2, attention_types=[[["global"], 2]]))
+    sized = fit_budget(METHODS["qtha"], model, 10**7)
+    largest = QTHAConfig(target_modules=["q_proj", "v_proj"], bond_dim=10**6)
+    assert sized.count == count_trainable(model, largest)
+    assert count_trainable(model, METHODS["qtha"].config(sized.size - 1)) < sized.count
+
+
+def test_a_size_that_decides_nothing_is_refused():
+    model = meta_model(GPTNeoConfig(hidden_size=8, num_layers=2, num_heads=2, attention_types=[[["global"], 2]]))
+    without = replace(METHODS["qtha"], configure=lambda size: QTHAConfig(bond_dim=size, architecture="BC"))
+    with pytest.raises(KetuneError, match=r"every bond dimension has the same .* leave the budget out"):
+        fit_budget(without, model, 5000)
 
 
 def test_budgets_are_read_as_people_write_them():

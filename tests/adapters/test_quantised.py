@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
-from ketune import QAAConfig, SoraConfig
+from ketune import QAAConfig, QTHAConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 
 bnb = pytest.importorskip("bitsandbytes", reason="needs the extra 'quantization'", exc_type=ImportError)
 pytestmark = pytest.mark.slow
@@ -21,6 +21,10 @@ MAKERS = {
 CONFIGS = {
     "sora": lambda: SoraConfig(target_modules=["0"], r=2, alpha=0.2, init_weights=False),
     "amplitudes": lambda: QAAConfig(target_modules=["0"], readout="amplitudes", scale=0.05, init_weights=False),
+    "quantum_peft": lambda: QuantumPeftConfig(target_modules=["0"], init_weights=False),
+    "quic": lambda: QuicConfig(target_modules=["0"], init_weights=False),
+    "qtha": lambda: QTHAConfig(target_modules=["0"], init_weights=False),
+    "qtha ab": lambda: QTHAConfig(target_modules=["0"], architecture="AB", alpha=0.1, init_weights=False),
     "pauli_z": lambda: QAAConfig(target_modules=["0"], init_weights=False),
 }
 
@@ -45,7 +49,7 @@ def test_an_adapter_trains_beside_a_quantised_layer(kind, config):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-@pytest.mark.parametrize("config", ["sora", "amplitudes"])
+@pytest.mark.parametrize("config", ["sora", "amplitudes", "quantum_peft", "quic", "qtha ab"])
 def test_merging_into_a_quantised_layer_is_near_and_comes_apart_again(kind, config):
     model = get_peft_model(quantised(kind), CONFIGS[config]())
     x = torch.randn(5, 64)

@@ -6,11 +6,13 @@ from ketune.circuits import (
     ENTANGLERS,
     Circuit,
     crz_ring,
+    crz_two_rings,
     ry_ring,
     ryrz_ring_ry,
     simplified_two_design,
     simulate,
     strongly_entangling,
+    with_uploads,
 )
 from ketune.circuits.ansatz import entangler_gates
 
@@ -98,3 +100,24 @@ def test_strongly_entangling_takes_other_distances_and_refuses_impossible_ones()
 def test_a_ring_of_controlled_rotations_has_an_angle_for_each_of_its_gates(n_wires, n_angles):
     circuit = crz_ring(n_wires, 2)
     assert circuit.n_angles == len(circuit.gates) == n_angles
+
+
+@pytest.mark.parametrize(("n_wires", "n_crz", "n_angles"), [(1, 0, 2), (2, 4, 8), (4, 8, 16), (5, 10, 20)])
+def test_two_rings_have_four_angles_per_wire_and_layer(n_wires, n_crz, n_angles):
+    circuit = crz_two_rings(n_wires, 3)
+    assert circuit.n_angles == 3 * n_angles
+    assert circuit.count_gates() == {"RY": 6 * n_wires, **({"CRZ": 3 * n_crz} if n_crz else {})}
+    ring = [gate.wires for gate in circuit.gates if gate.name == "CRZ"][:n_crz]
+    forwards = [(wire, (wire + 1) % n_wires) for wire in range(n_crz // 2)]
+    assert ring == forwards + [(wire, (wire - 1) % n_wires) for wire in range(n_crz // 2)]
+
+
+def test_uploads_stand_in_front_of_every_layer():
+    circuit, feature_angles = with_uploads([ry_ring(2), ryrz_ring_ry(2)])
+    assert feature_angles == [[0, 4], [1, 5]]
+    uploads = [gate for gate in circuit.gates if gate.angle in (0, 1, 4, 5)]
+    assert [(gate.name, gate.wires) for gate in uploads] == [("RY", (0,)), ("RY", (1,))] * 2
+    assert circuit.n_angles == 4 + ry_ring(2).n_angles + ryrz_ring_ry(2).n_angles
+    for layers in ([], [ry_ring(2), ry_ring(3)]):
+        with pytest.raises(ValueError, match=r"at least one circuit|on 3 wires"):
+            with_uploads(layers)

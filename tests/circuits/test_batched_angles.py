@@ -8,9 +8,20 @@ from torch.func import grad, vmap
 
 from ketune.circuits import ANSATZE, Hamiltonian, run, rxryrz_ring, ry_ring, ryrz_ring_ry, simulate
 from ketune.circuits import _batched_angles as batched
+from ketune.circuits import _execute_sets as execute_sets
 from ketune.circuits.statevector import describe
 
 WORDS = ["XYI", "ZZI", "IIY", "YXZ", "IZZ", "III"]
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def form(request, monkeypatch):
+    """Which form runs several sets of angles."""
+    if request.param == "compiled":
+        pytest.importorskip("llvmlite")
+    else:
+        monkeypatch.setattr(batched, "sets_program", lambda description: None)
+    return request.param
 
 
 def data(circuit, lead_x, lead_angles, n_features=8, seed=0):
@@ -39,7 +50,7 @@ def assert_same_with_gradients(ours, theirs, arguments):
 
 
 @pytest.mark.parametrize("name", ANSATZE)
-def test_each_sample_with_its_angles_reads_out_as_the_gates_one_by_one(name):
+def test_each_sample_with_its_angles_reads_out_as_the_gates_one_by_one(name, form):
     circuit = ANSATZE[name](3, 2)
     x, angles = data(circuit, (4,), (4,), 7)
     states = simulate(circuit, angles, torch.nn.functional.pad(x, (0, 1))).to(torch.complex128)
@@ -70,7 +81,7 @@ def test_each_sample_with_its_angles_reads_out_as_the_gates_one_by_one(name):
     ],
 )
 @pytest.mark.parametrize("encoding", ["amplitude", "angle", "iqp"])
-def test_leading_dimensions_of_features_and_angles_broadcast(lead_x, lead_angles, encoding):
+def test_leading_dimensions_of_features_and_angles_broadcast(lead_x, lead_angles, encoding, form):
     circuit = ryrz_ring_ry(3)
     arguments = data(circuit, lead_x, lead_angles, 3)
     ours = run(circuit, *arguments, encoding=encoding)
@@ -78,16 +89,16 @@ def test_leading_dimensions_of_features_and_angles_broadcast(lead_x, lead_angles
 
 
 @pytest.mark.parametrize("lead_x", [(40,), (3, 40)])
-def test_many_samples_of_few_sets_run_set_by_set_with_the_same_results(lead_x):
+def test_many_samples_of_few_sets_run_set_by_set_with_the_same_results(lead_x, form, monkeypatch):
     circuit = ry_ring(8)
     arguments = data(circuit, lead_x, (3, 1), 200)
-    assert batched._MANY_AMPLITUDES <= 40 * 2**8
+    monkeypatch.setitem(batched._MANY_AMPLITUDES, form, 40 * 2**8)
     ours = run(circuit, *arguments)
     assert_same_with_gradients(ours, looped(circuit, *arguments), arguments)
 
 
 @pytest.mark.parametrize(("lead_x", "lead_angles"), [((0,), (0,)), ((0,), (3, 1)), ((2,), (0, 1)), ((0, 2), (2,))])
-def test_empty_batches_stay_empty(lead_x, lead_angles):
+def test_empty_batches_stay_empty(lead_x, lead_angles, form):
     circuit = ry_ring(3)
     x, angles = data(circuit, lead_x, lead_angles)
     out = run(circuit, x, angles)
@@ -96,7 +107,7 @@ def test_empty_batches_stay_empty(lead_x, lead_angles):
         assert torch.equal(slope, torch.zeros_like(argument))
 
 
-def test_without_features_a_circuit_starts_in_the_first_basis_state():
+def test_without_features_a_circuit_starts_in_the_first_basis_state(form):
     circuit = rxryrz_ring(3)
     start = torch.tensor([1.0, 0, 0], dtype=torch.float64)
     for lead in ((), (4,), (2, 3)):
@@ -106,19 +117,21 @@ def test_without_features_a_circuit_starts_in_the_first_basis_state():
         assert_same_with_gradients(ours, looped(circuit, start, angles, readout=WORDS), (angles,))
 
 
-def test_neither_the_cut_into_chunks_nor_the_choice_of_path_changes_results(monkeypatch):
+def test_neither_the_cut_into_chunks_nor_the_choice_of_path_changes_results(form, monkeypatch):
     circuit = rxryrz_ring(4)
+    monkeypatch.setattr(execute_sets, "_LEAST_SAMPLES", 1)
     for lead_x in ((9,), (7, 9)):
         arguments = data(circuit, lead_x, (7, 1), 16)
         expected = looped(circuit, *arguments)
-        for budget, many in ((1 << 14, 1 << 30), (1 << 18, 1 << 30), (1 << 24, 1)):
+        for budget, many in ((1 << 11, 1 << 30), (1 << 14, 1 << 30), (1 << 18, 1 << 30), (1 << 24, 1)):
             monkeypatch.setattr(batched, "_CHUNK_BYTES", {"cpu": budget, "cuda": budget})
-            monkeypatch.setattr(batched, "_MANY_AMPLITUDES", many)
+            monkeypatch.setattr(execute_sets, "_CHUNK_BYTES", budget)
+            monkeypatch.setitem(batched._MANY_AMPLITUDES, form, many)
             assert_same_with_gradients(run(circuit, *arguments), expected.clone(), arguments[1:])
             expected = looped(circuit, *arguments)
 
 
-def test_hamiltonians_read_out_for_each_set_of_angles():
+def test_hamiltonians_read_out_for_each_set_of_angles(form):
     circuit = rxryrz_ring(3)
     x, angles = data(circuit, (4,), (4,))
     first, second = Hamiltonian((0.5, -1.5), ("XYI", "ZZI")), Hamiltonian((2.0,), ("IIZ",))
@@ -129,7 +142,7 @@ def test_hamiltonians_read_out_for_each_set_of_angles():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_types_are_those_of_shared_angles(dtype):
+def test_types_are_those_of_shared_angles(dtype, form):
     circuit = ry_ring(4)
     x = torch.randn(5, 16).to(dtype).requires_grad_()
     angles = torch.randn(5, 4, dtype=dtype, requires_grad=True)
@@ -141,7 +154,7 @@ def test_types_are_those_of_shared_angles(dtype):
     assert [slope.dtype for slope in torch.autograd.grad(out.sum(), (x, angles))] == [dtype, dtype]
 
 
-def test_memory_stays_that_of_a_chunk():
+def test_memory_stays_that_of_a_chunk(form):
     circuit = rxryrz_ring(8, 2)
     x = torch.randn(3000, 256, requires_grad=True)
     angles = torch.randn(3000, circuit.n_angles, requires_grad=True)
@@ -161,7 +174,7 @@ def test_memory_stays_that_of_a_chunk():
 
 @pytest.mark.parametrize("readout", ["pauli_z", ["XYI", "ZII"]], ids=str)
 @pytest.mark.parametrize("encoding", ["amplitude", "iqp"])
-def test_vmap_over_any_argument_is_a_loop(encoding, readout):
+def test_vmap_over_any_argument_is_a_loop(encoding, readout, form):
     circuit = ryrz_ring_ry(3)
     x, angles = data(circuit, (4, 5), (4,), 3)
 
@@ -182,7 +195,7 @@ def test_vmap_over_any_argument_is_a_loop(encoding, readout):
     assert_same_with_gradients(mapped, torch.stack([function(x.transpose(0, 1), s) for s in sets]), (x, angles))
 
 
-def test_gradients_per_sample_are_those_of_each_sample_alone():
+def test_gradients_per_sample_are_those_of_each_sample_alone(form):
     circuit = rxryrz_ring(3)
     x, angles = data(circuit, (6,), ())
 

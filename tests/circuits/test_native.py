@@ -13,7 +13,7 @@ from ketune.circuits._plan import program
 from ketune.circuits.observables import pauli_z_words, word_signs
 
 native = pytest.importorskip("ketune.circuits._native")
-MOST_WRITTEN_OUT = pytest.importorskip("ketune.circuits._native_records").MOST_WRITTEN_OUT
+MOST_WRITTEN_OUT = pytest.importorskip("ketune.circuits._native_record_book").MOST_WRITTEN_OUT
 
 
 def plan_of(circuit, readout="pauli_z", n_features=None):

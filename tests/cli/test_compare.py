@@ -119,7 +119,7 @@ def test_the_table_holds_a_row_for_each_method(ketune, pretend, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--methods", "lora,qua"], ["'qua'", "'qaa'"]),
+        (["--methods", "lora,qaaa"], ["'qaaa'", "'qaa'"]),
         (["--methods", ","], ["--methods"]),
         (["--seeds", "few"], ["--seeds 'few'", "0,1,2"]),
         (["--lr", "lora"], ["--lr", "name=value"]),

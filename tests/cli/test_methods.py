@@ -80,7 +80,7 @@ def test_a_method_that_the_budget_leaves_out_says_what_it_needs(ketune, model_fo
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--method", "qua"], ["'qua'", "did you mean 'qaa'"]),
+        (["--method", "qaaa"], ["'qaaa'", "did you mean 'qaa'"]),
         (["--method", "qaa", "--set", "anzatz=ry_ring"], ["'anzatz'", "did you mean 'ansatz'"]),
         (["--method", "qaa", "--set", "ansatz=ry_rin"], ["'ry_rin'", "did you mean 'ry_ring'"]),
         (["--method", "qaa", "--set", "n_layers=two"], ["n_layers='two'", "a whole number"]),

@@ -75,7 +75,7 @@ def test_a_run_that_diverges_ends_with_exit_code_1(ketune, tmp_path, model_folde
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--method", "qua"], ["'qua'", "'qaa'"]),
+        (["--method", "qaaa"], ["'qaaa'", "'qaa'"]),
         (["--set", "target_modules=q_prj"], ["'q_prj'", "'q_proj'"]),
         (["--budget", "5"], ["too small", "at least"]),
         (["--training", "batch_sise=3"], ["'batch_sise'", "'batch_size'"]),

@@ -175,3 +175,14 @@ def test_a_control_without_a_circuit_has_no_circuit_metrics(tiny_model, control)
     config = QAAConfig(task_type="CAUSAL_LM", control=control)
     assert circuit_metrics(get_peft_model(tiny_model, config), config) is None
     assert circuit_metrics(tiny_model, LoraConfig()) is None
+
+
+def test_a_form_without_a_circuit_has_no_circuit_metrics_and_the_other_has(tiny_model):
+    from ketune.adapters import QuantumPeftConfig
+
+    config = QuantumPeftConfig(task_type="CAUSAL_LM", form="cayley")
+    adapted = get_peft_model(tiny_model, config)
+    assert circuit_metrics(adapted, config) is None
+    config = QuantumPeftConfig(task_type="CAUSAL_LM")
+    n_wires = math.ceil(math.log2(tiny_model.config.hidden_size))
+    assert circuit_metrics(adapted, config)["n_angles"] == n_wires + 2 * (n_wires - 1)

@@ -34,13 +34,27 @@ def run_suite(tmp_path: Path, cases: str, suites: str, at_least: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("cases", "at_least"), [("peft_cases.py", 1100), ("peft_cases_pauli_z.py", 450)], ids=["linear", "pauli_z"]
+    ("cases", "at_least"),
+    [
+        ("peft_cases.py", 1100),
+        ("peft_cases_pauli_z.py", 450),
+        ("peft_cases_quantum_peft.py", 1100),
+        ("peft_cases_quic.py", 1080),
+        ("peft_cases_quanta.py", 550),
+        ("peft_cases_compass.py", 900),
+        ("peft_cases_qtha_linear.py", 550),
+        ("peft_cases_qtha.py", 450),
+        ("peft_cases_qpa.py", 550),
+    ],
+    ids=["linear", "pauli_z", "quantum_peft", "quic", "quanta", "compass", "qtha_linear", "qtha", "qpa"],
 )
 def test_every_suite_passes(tmp_path, cases, at_least):
     print(run_suite(tmp_path, cases, "custom,config,decoder,gpt2,feature,seqcls,encdec", at_least))
 
 
 @pytest.mark.skipif(not (find_spec("bitsandbytes") and find_spec("torchao")), reason="needs the extra 'quantization'")
-@pytest.mark.parametrize(("cases", "at_least"), [("peft_cases.py", 25), ("peft_cases_pauli_z.py", 5)])
+@pytest.mark.parametrize(
+    ("cases", "at_least"), [("peft_cases.py", 25), ("peft_cases_pauli_z.py", 5), ("peft_cases_quanta.py", 12)]
+)
 def test_the_suite_of_quantised_bases_passes(tmp_path, cases, at_least):
     print(run_suite(tmp_path, cases, "quant", at_least))

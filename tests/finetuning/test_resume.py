@@ -13,7 +13,7 @@ from peft import LoraConfig, PrefixTuningConfig
 from safetensors.torch import load_file
 from tests.finetuning.tiny import make_model, make_tokenizer
 
-from ketune import QAAConfig, SoraConfig
+from ketune import QAAConfig, QPAConfig, QPAPrefixConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 from ketune.errors import TrainingError
 from ketune.finetuning import TrainingParams, finetune
 from ketune.finetuning.checkpoints import MARK, newest_checkpoint
@@ -27,6 +27,10 @@ ADAPTERS = {
     "prefix": PrefixTuningConfig(num_virtual_tokens=4),
     "qaa": QAAConfig(target_modules=TARGETS),
     "sora": SoraConfig(r=4, target_modules=TARGETS),
+    "quantum_peft": QuantumPeftConfig(target_modules=TARGETS, seed=5),
+    "quic": QuicConfig(target_modules=TARGETS, n_chained=2),
+    "qpa": QPAConfig(target_modules=TARGETS, chunk=64),
+    "qpa prefix": QPAPrefixConfig(num_virtual_tokens=4, chunk=64),
     "full": None,
 }
 

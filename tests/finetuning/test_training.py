@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from tests.finetuning.tiny import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM
 
-from ketune import QAAConfig, SoraConfig
+from ketune import QAAConfig, QTHAConfig, SoraConfig
 from ketune.errors import ModelError, TrainingError
 from ketune.finetuning import TrainingParams, evaluate_loss, finetune, load_task
 
@@ -30,6 +30,7 @@ def train(model, task, tmp_path, adapter=LORA, params=FAST, tokenizer=None, **op
         LORA,
         PrefixTuningConfig(num_virtual_tokens=4),
         QAAConfig(target_modules=["q_proj", "v_proj"]),
+        QTHAConfig(target_modules=["q_proj", "v_proj"]),
         SoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
         None,
     ],

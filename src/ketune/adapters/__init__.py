@@ -2,6 +2,7 @@
 
 from ketune.adapters.base import AdapterLayer, AdapterTuner, register
 from ketune.adapters.calibration import spread_readouts
+from ketune.adapters.compass import CompassConfig
 from ketune.adapters.config import AdapterConfig, ConfigError
 from ketune.adapters.counting import (
     BudgetTooSmall,
@@ -12,10 +13,17 @@ from ketune.adapters.counting import (
     meta_model,
     parse_budget,
 )
+from ketune.adapters.exporting import export_plain
 from ketune.adapters.inspection import check_targets, linear_modules, update_matrices
 from ketune.adapters.loading import load
 from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
+from ketune.adapters.qpa import QPAConfig
+from ketune.adapters.qpa_prefix import QPAPrefixConfig
+from ketune.adapters.qtha import QTHAConfig
+from ketune.adapters.quanta import QuantaConfig
+from ketune.adapters.quantum_peft import QuantumPeftConfig
+from ketune.adapters.quic import QuicConfig
 from ketune.adapters.registry import METHODS, Method, add_method, get_method
 from ketune.adapters.sora import SoraConfig, effective_ranks, gates
 from ketune.adapters.update import Update
@@ -26,9 +34,16 @@ __all__ = [
     "AdapterLayer",
     "AdapterTuner",
     "BudgetTooSmall",
+    "CompassConfig",
     "ConfigError",
     "Method",
     "QAAConfig",
+    "QPAConfig",
+    "QPAPrefixConfig",
+    "QTHAConfig",
+    "QuantaConfig",
+    "QuantumPeftConfig",
+    "QuicConfig",
     "Sized",
     "SoraConfig",
     "Update",
@@ -37,6 +52,7 @@ __all__ = [
     "count_parameters",
     "count_trainable",
     "effective_ranks",
+    "export_plain",
     "fit_budget",
     "gates",
     "get_method",

@@ -61,6 +61,13 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+        if adapter_name in self.updates and (
+            place := device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
+        ):
+            self.update_of(adapter_name).move_attached(place)
+
     # ------------------------------------------------------------------------------------------------- forward
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -75,9 +82,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         dtype = result.dtype
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
+        frozen = result
         for name in self.active_adapters:
             if name in self.updates:
-                result = result + self._delta(name, x, result)
+                result = result + self._delta(name, x, frozen)
         return result.to(dtype)
 
     def update_of(self, name: str) -> Update:

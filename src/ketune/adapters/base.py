@@ -61,6 +61,7 @@ def register(name: str, config_cls: type[ConfigT], update_cls: type[Update]) -> 
         setattr(sys.modules[home], cls.__name__, cls)
     config_cls.method = name
     config_cls.parameter_count = counting_parts(config_cls.parameter_count)
+    config_cls.model_parameter_count = counting_parts(config_cls.model_parameter_count)
     config_cls.make_update = lambda self, in_features, out_features: make_update(
         self, update_cls, in_features, out_features
     )

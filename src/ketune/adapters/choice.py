@@ -14,9 +14,10 @@ from ketune.adapters.counting import count_parameters, count_trainable, fit_budg
 from ketune.adapters.fields import parse_fields
 from ketune.adapters.inspection import check_targets, linear_modules
 from ketune.adapters.qaa import PRESETS as QAA_PRESETS
+from ketune.adapters.qpa import PRESETS as QPA_PRESETS
 from ketune.adapters.registry import Method, get_method
 
-PRESETS: dict[str, tuple[str, ...]] = {"qaa": tuple(QAA_PRESETS)}
+PRESETS: dict[str, tuple[str, ...]] = {"qaa": tuple(QAA_PRESETS), "qpa": tuple(QPA_PRESETS)}
 """Names of the ready-made configurations of the methods that have some."""
 
 

@@ -94,15 +94,15 @@ def make_update(config: AdapterConfig, update_cls: type[Update], in_features: in
 
 
 def counting_parts(count: Callable[..., int]) -> Callable[..., int]:
-    """`AdapterConfig.parameter_count` of a method, which for a combined config is the sum over its parts."""
+    """A method that counts parameters, made to add up the counts of the parts of a combined config."""
 
     @wraps(count)
-    def parameter_count(self: AdapterConfig, in_features: int, out_features: int) -> int:
+    def counted(self: AdapterConfig, *args: Any) -> int:
         if self.combined:
-            return sum(part.parameter_count(in_features, out_features) for part in part_configs(self))
-        return count(self, in_features, out_features)
+            return sum(getattr(part, count.__name__)(*args) for part in part_configs(self))
+        return count(self, *args)
 
-    return parameter_count
+    return counted
 
 
 def make_shared(config: AdapterConfig, places: Sequence[Place]) -> nn.Module | None:

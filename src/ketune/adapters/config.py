@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
 
 import torch
 from peft import PeftConfig
@@ -26,8 +26,27 @@ class ConfigError(KetuneError, ValueError):
     """A hyper-parameter that an adapter cannot work with."""
 
 
+class Checks:
+    """How a config refuses a value: by its name, with the value given and what is allowed."""
+
+    def _refuse(self, name: str, value: object, advice: str) -> NoReturn:
+        raise ConfigError(f"{type(self).__name__}({name}={value!r}): {advice}")
+
+    def _require(self, name: str, condition: bool, advice: str) -> None:
+        if not condition:
+            self._refuse(name, getattr(self, name), advice)
+
+    def _choose(self, name: str, allowed: Sequence[str]) -> None:
+        value = getattr(self, name)
+        if value in allowed:
+            return
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        self._refuse(name, value, f"choose one of {', '.join(map(repr, allowed))}{hint}")
+
+
 @dataclass
-class AdapterConfig(PeftConfig):
+class AdapterConfig(Checks, PeftConfig):
     """What all Ketune adapters share. A method subclasses it, adds its hyper-parameters and `parameter_count`.
 
     Raises:
@@ -121,6 +140,14 @@ class AdapterConfig(PeftConfig):
         """Number of trainable parameters that this method adds to one linear layer of the given shape, exactly."""
         raise NotImplementedError
 
+    def model_parameter_count(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """The same for all layers of an adapter together, which is more or less than a sum where they share a part.
+
+        Args:
+            shapes: (in_features, out_features) of each layer, in the model's order.
+        """
+        return sum(self.parameter_count(*shape) for shape in shapes)
+
     def make_shared(self, places: Sequence[Place]) -> nn.Module | None:
         """The part that all layers of the adapter share, or None; called once, when the layers are known.
 
@@ -148,22 +175,7 @@ class AdapterConfig(PeftConfig):
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Save `adapter_config.json` as PEFT does, and put the loading lines into the model card beside it."""
         super().save_pretrained(save_directory, **kwargs)
-        _describe_loading(Path(save_directory) / "README.md", self)
-
-    def _refuse(self, name: str, value: object, advice: str) -> None:
-        raise ConfigError(f"{type(self).__name__}({name}={value!r}): {advice}")
-
-    def _require(self, name: str, condition: bool, advice: str) -> None:
-        if not condition:
-            self._refuse(name, getattr(self, name), advice)
-
-    def _choose(self, name: str, allowed: Sequence[str]) -> None:
-        value = getattr(self, name)
-        if value in allowed:
-            return
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        self._refuse(name, value, f"choose one of {', '.join(map(repr, allowed))}{hint}")
+        describe_loading(Path(save_directory) / "README.md", self.method)
 
     @classmethod
     def help(cls) -> dict[str, str]:
@@ -190,12 +202,12 @@ def _as_set(value: Any) -> Any:
     return set(value) if isinstance(value, list | tuple) else value
 
 
-def _describe_loading(card: Path, config: AdapterConfig) -> None:
+def describe_loading(card: Path, method: str) -> None:
     """Add the section on loading to a model card, once; PEFT alone cannot know that the import is needed."""
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     if CARD_HEADING in text:
         return
-    title = config.method.upper()
+    title = method.upper().replace("_", " ")
     section = (
         f"\n{CARD_HEADING}\n\n"
         f"This is a {title} adapter made with Ketune. PEFT learns about it on `import ketune`, so keep that line:\n\n"

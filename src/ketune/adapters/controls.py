@@ -12,24 +12,17 @@ A gain that does not survive these is not a gain of the circuit.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+from torch.nn import functional as F
+
+from ketune.adapters.orthogonal import givens_rotation
+from ketune.circuits import QuantumLayer
 
 CONTROLS = ("trained", "frozen", "classical", "none")
-
-
-def givens_rotation(angles: torch.Tensor, size: int) -> torch.Tensor:
-    """An orthogonal matrix (size, size), the product of plane rotations by `angles` (n,).
-
-    Rotation t turns the plane of axes t and t + 1 (both modulo `size`, at least 2); all zero gives the identity.
-    """
-    matrix = torch.eye(size, dtype=angles.dtype, device=angles.device)
-    for t, (cos, sin) in enumerate(zip(angles.cos(), angles.sin())):
-        i, j = t % size, (t + 1) % size
-        rows = list(matrix.unbind(0))
-        rows[i], rows[j] = cos * rows[i] - sin * rows[j], sin * rows[i] + cos * rows[j]
-        matrix = torch.stack(rows)
-    return matrix
 
 
 def walsh_rows(count: int, width: int) -> torch.Tensor:
@@ -78,3 +71,49 @@ class GivensFeatures(nn.Module):
             return projected / self.signs.shape[1] ** 0.5
         length = x.norm(dim=-1, keepdim=True)
         return torch.tanh(projected / length.clamp_min(torch.finfo(x.dtype).tiny))
+
+
+class SmallNetwork(nn.Module):
+    """Matrices with SiLU between them: the classical stand-in for a circuit that maps a few numbers to as many.
+
+    Args:
+        widths: of input, hidden layers and output.
+        bias: whether the last matrix has one.
+    """
+
+    def __init__(self, widths: Sequence[int], bias: bool = False) -> None:
+        super().__init__()
+        shapes = list(zip(widths[1:], widths))
+        self.matrices = nn.ParameterList(torch.empty(shape) for shape in shapes)
+        for matrix in self.matrices:
+            nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
+        bound = 1 / math.sqrt(widths[-2])
+        self.bias = nn.Parameter(torch.empty(widths[-1]).uniform_(-bound, bound)) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., widths[0]) to (..., widths[-1]) in the dtype of x."""
+        for k, matrix in enumerate(self.matrices):
+            x = F.linear(F.silu(x) if k else x, matrix.to(x.dtype))
+        return x if self.bias is None else x + self.bias.to(x.dtype)
+
+
+def matched_network(width: int, n_parameters: int) -> SmallNetwork:
+    """The network from `width` to `width` numbers with one hidden layer and this many parameters, exactly.
+
+    Raises:
+        ValueError: when no hidden width gives that count; it must be a multiple of `width`, at least `2 * width`.
+    """
+    hidden, left = divmod(n_parameters, 2 * width)
+    if hidden < 1 or left not in (0, width):
+        raise ValueError(
+            f"matched_network({width}, {n_parameters}): give a multiple of {width} parameters, at least {2 * width}"
+        )
+    return SmallNetwork([width, hidden, width], bias=left == width)
+
+
+def freeze_angles(layer: QuantumLayer) -> None:
+    """Turns a layer's angles into a buffer: random ones, saved with the adapter, that never train."""
+    # Drawn here: PEFT makes parameters without values where it is about to load them, but no buffers.
+    angles = torch.empty(layer.angles.shape).uniform_(-math.pi, math.pi)
+    del layer.angles
+    layer.register_buffer("angles", angles)

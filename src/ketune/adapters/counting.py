@@ -123,6 +123,7 @@ def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
 
     Raises:
         BudgetTooSmall: when size 1 does not fit; it names what would.
+        ConfigError: when every size has as many parameters.
         ValueError: for full fine-tuning.
     """
     if method.configure is None:
@@ -138,6 +139,11 @@ def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
     if smallest > budget:
         raise BudgetTooSmall(method.name, budget, smallest)
     low, low_count, high = 1, smallest, 2
+    if count(2) == smallest == count(MAX_SIZE):
+        raise ConfigError(
+            f"{method.name}: with these settings every {method.size_name} has the same {smallest:,} trainable "
+            "parameters; leave the budget out and set the fields that decide its size"
+        )
     while high < MAX_SIZE and (n := count(high)) is not None and n <= budget:
         low, low_count, high = high, n, 2 * high
     while high - low > 1:
@@ -147,11 +153,23 @@ def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
             low, low_count = middle, n
         else:
             high = middle
+    low = _first_with(count, low, low_count)
     config = method.config(low)
     assert config is not None
     if method.enlarge is not None and count(low + 1) is not None:
         config, low_count = _fill(method.enlarge, model, config, low, low_count, budget)
     return Sized(config, low, low_count)
+
+
+def _first_with(count: Callable[[int], int | None], size: int, wanted: int) -> int:
+    """The smallest size with this count: ranks beyond what the layers can use add no parameters and are not taken."""
+    if size == 1 or count(size - 1) != wanted:
+        return size
+    low, high = 0, size
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if count(middle) == wanted else (middle, high)
+    return high
 
 
 def _fill(

@@ -25,7 +25,7 @@ class LayerCircuit:
     Attributes:
         in_features: width of these layers' input.
         layers: their names, in the model's order.
-        circuit: the circuit; each layer has its own angles.
+        circuit: the circuit; each layer has its own angles, unless the method shares one circuit among layers.
     """
 
     in_features: int
@@ -43,17 +43,32 @@ def layer_circuits(model: PreTrainedModel, config: PeftConfig) -> list[LayerCirc
     Raises:
         ConfigError: when the method has no circuit.
     """
-    make: Any = getattr(config, "circuit", None)
-    if make is None:
+    names = adapted_modules(model, config)
+    layers = [model.get_submodule(name) for name in names]
+    circuits = circuits_by_layer(config, [_shape(layer) for layer in layers])
+    if circuits is None:
         raise ConfigError(f"{type(config).__name__}: this method has no circuit")
-    by_width: dict[int, list[str]] = {}
-    for name in adapted_modules(model, config):
-        by_width.setdefault(_in_features(model.get_submodule(name)), []).append(name)
-    return [LayerCircuit(width, tuple(names), make(width)) for width, names in by_width.items()]
+    found: dict[tuple[int, Circuit], list[str]] = {}
+    for name, layer, circuit in zip(names, layers, circuits):
+        found.setdefault((_shape(layer)[0], circuit), []).append(name)
+    return [LayerCircuit(width, tuple(names), circuit) for (width, circuit), names in found.items()]
 
 
-def _in_features(layer: Any) -> int:
-    return layer.weight.shape[0] if isinstance(layer, Conv1D) else layer.in_features
+def circuits_by_layer(config: PeftConfig, shapes: Sequence[tuple[int, int]]) -> list[Circuit] | None:
+    """The circuit of each of an adapter's layers, (in_features, out_features) each; None for a method without one."""
+    together: Any = getattr(config, "circuits", None)
+    if together is not None:
+        return together(shapes)
+    make: Any = getattr(config, "circuit", None)
+    return None if make is None else [make(width) for width, _ in shapes]
+
+
+def _shape(layer: Any) -> tuple[int, int]:
+    """(in_features, out_features)."""
+    if isinstance(layer, Conv1D):
+        n_in, n_out = layer.weight.shape
+        return n_in, n_out
+    return layer.in_features, layer.out_features
 
 
 def model_circuits(

@@ -5,11 +5,12 @@ One subclass of `AdapterTuner` per method is made by `ketune.adapters.base.regis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, cast
 
+import torch
 from accelerate import init_empty_weights
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
@@ -60,7 +61,11 @@ class AdapterTuner(BaseTuner):
     # ------------------------------------------------------------------------------------- parts of all layers
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        # As PEFT does for the layers: a new adapter leaves open or frozen what stood before it.
+        trained_before = [(p, p.requires_grad) for part in self._known_parts() for p in part.parameters()]
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        for parameter, trained in trained_before:
+            parameter.requires_grad = trained
         layers = list(self.adapted_layers(adapter_name))
         places = [Place(i, name, m.in_features, m.out_features) for i, (name, m) in enumerate(layers)]
         config = cast(AdapterConfig, self.peft_config[adapter_name])
@@ -69,13 +74,31 @@ class AdapterTuner(BaseTuner):
         if shared is None:
             return
         if layers:
-            device = next(layers[0][1].get_base_layer().parameters()).device
-            if device.type != "meta" and not any(p.device.type == "meta" for p in shared.parameters()):
-                shared.to(device)
+            weight = next(layers[0][1].get_base_layer().parameters())
+            if weight.device.type != "meta" and not any(p.device.type == "meta" for p in shared.parameters()):
+                shared.to(weight.device, weight.dtype if weight.is_floating_point() else None)
         self.shared_parts()[adapter_name] = shared
         for (_, layer), place in zip(layers, places):
             layer.update_of(adapter_name).attach(shared, place)
         shared.requires_grad_(adapter_name in self.active_adapters and not config.inference_mode)
+
+    def _known_parts(self) -> Iterator[nn.Module]:
+        if self.tuner_layer_cls.has_shared_part:
+            yield from self.shared_parts().values()
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if autocast_adapter_dtype and self.tuner_layer_cls.has_shared_part and adapter_name in self.shared_parts():
+            for parameter in self.shared_parts()[adapter_name].parameters():
+                if parameter.dtype in (torch.float16, torch.bfloat16):
+                    parameter.data = parameter.data.float()
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        super().set_requires_grad(adapter_names, requires_grad)
+        if self.tuner_layer_cls.has_shared_part:
+            for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
+                if name in self.shared_parts():
+                    self.shared_parts()[name].requires_grad_(requires_grad)
 
     def adapted_layers(self, adapter_name: str) -> Iterator[tuple[str, AdapterLayer]]:
         """The layers that carry an adapter, with their names in the base model."""

@@ -64,7 +64,8 @@ class Update(nn.Module):
 
         Args:
             x: (..., in_features) activations, after dropout, in the dtype of the update.
-            output: (..., out_features) the output of the frozen layer, and of the adapters before this one.
+            output: (..., out_features) the output of the frozen layer alone, bias included; that of other active
+                adapters is not in it, so that adapters add up as merged ones do.
             layer: the adapted layer (`AdapterLayer`); `layer.plain_weight()` is its weight (out_features, in_features).
         """
         return self(x)
@@ -91,6 +92,12 @@ class Update(nn.Module):
     def shared(self) -> nn.Module:
         """The part that all layers of the adapter share."""
         return self._attached[0]
+
+    def move_attached(self, device: torch.device) -> None:
+        """Bring the shared part to a device, once it has values."""
+        for part in self._attached:
+            if device.type != "meta" and not any(p.device.type == "meta" for p in part.parameters()):
+                part.to(device)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -8,12 +8,14 @@ from ketune.circuits.ansatz import (
     ANSATZE,
     ENTANGLERS,
     crz_ring,
+    crz_two_rings,
     rot_gates,
     rxryrz_ring,
     ry_ring,
     ryrz_ring_ry,
     simplified_two_design,
     strongly_entangling,
+    with_uploads,
 )
 from ketune.circuits.circuit import Circuit, Gate
 from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
@@ -49,6 +51,7 @@ __all__ = [
     "count_readouts",
     "counts",
     "crz_ring",
+    "crz_two_rings",
     "draw",
     "entangling_capability",
     "entropy",
@@ -84,4 +87,5 @@ __all__ = [
     "to_pennylane",
     "to_qiskit",
     "transverse_ising",
+    "with_uploads",
 ]

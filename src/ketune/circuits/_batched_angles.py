@@ -1,4 +1,7 @@
-"""Circuits with a set of angles per sample, and second derivatives: chunks of samples through the plain reference.
+"""Circuits with a set of angles per sample: which form runs them, and second derivatives in plain torch.
+
+Forms. Compiled code takes sets of angles all at once (`_execute_sets`); with many samples for each set, one run per set
+is faster; without compiled code, chunks of samples go through the plain reference, as second derivatives always do.
 
 Shapes. Angles are (A, n_angles): A sets of angles. Features are (A, S, n_features), S samples for each set, or
 (1, S, n_features) when all sets share them. Memory stays bounded: nothing but the arguments is kept, and a chunk is
@@ -13,19 +16,39 @@ from torch.func import vjp
 
 from ketune.circuits._dtypes import compute_dtype
 from ketune.circuits._execute import run_program, run_program_back
+from ketune.circuits._execute_sets import Chunk, cut, run_sets, run_sets_back, take
 from ketune.circuits._plan import program
 from ketune.circuits._precision import in_full_float32
 from ketune.circuits._reference import Reference, reference
+from ketune.circuits._sets_plan import SetsProgram, sets_program
 
 _CHUNK_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}  # of everything that one chunk keeps for its derivative
-_MANY_AMPLITUDES = 1 << 13  # from so many amplitudes per set of angles on, one run per set is faster than all at once
+# From so many amplitudes per set of angles on, one run per set is faster than all at once (benchmarks/angle_sets.py).
+_MANY_AMPLITUDES = {"plain": 1 << 13, "compiled": 1 << 18}
+
+
+def compiled_form(description: str, x: Tensor, n_sets: int) -> SetsProgram | None:
+    """The compiled form for a batch, where it can run and is the fastest.
+
+    Args:
+        description: of the circuit, see `ketune.circuits._plan.describe`.
+        x: (..., S, n_features) features.
+        n_sets: number of sets of angles.
+    """
+    n_samples = x.shape[-2]
+    if x.device.type != "cpu" or not n_sets or not n_samples:
+        return None
+    compiled = sets_program(description)
+    if compiled is None or not description.startswith("amplitude"):
+        return compiled  # encodings are gates to it, for which other forms need states as features
+    return compiled if n_samples << compiled.n_wires < _MANY_AMPLITUDES["compiled"] else None
 
 
 def _one_run_per_set(description: str, x: Tensor, angles: Tensor) -> bool:
-    """The cost model: whether to run the sets of angles one after another, each on all its samples."""
+    """Whether to run the sets of angles one after another, each on all its samples, where they are not compiled."""
     if not len(angles) or description.startswith("iqp"):
         return False
-    return x.shape[1] << reference(description).n_wires >= _MANY_AMPLITUDES
+    return x.shape[1] << reference(description).n_wires >= _MANY_AMPLITUDES["plain"]
 
 
 def run_batched_angles(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,6 +62,9 @@ def run_batched_angles(description: str, x: Tensor, angles: Tensor) -> tuple[Ten
     Returns:
         readouts (A, S, k) and squared norms (A, S), in float32, or in float64 when features or angles are float64.
     """
+    compiled = compiled_form(description, x, len(angles))
+    if compiled is not None:
+        return run_sets(compiled, x, angles)
     if not _one_run_per_set(description, x, angles):
         return evaluate(description, x, angles)
     runs = [run_program(program(description), x[a % len(x)], each) for a, each in enumerate(angles)]
@@ -58,6 +84,9 @@ def run_batched_angles_back(
     need_angles: bool,
 ) -> tuple[Tensor, Tensor]:
     """Cotangents of x and of the angles, in their shapes and types; (0,) where not needed."""
+    compiled = compiled_form(description, x, len(angles))
+    if compiled is not None:
+        return run_sets_back(compiled, cotangent, x, angles, out, norms, need_x, need_angles)
     if not _one_run_per_set(description, x, angles):
         d_x = x.new_zeros(x.shape if need_x else (0,))
         d_angles = angles.new_zeros(angles.shape if need_angles else (0,))
@@ -80,31 +109,12 @@ def run_batched_angles_back(
     return d_x.to(x.dtype), d_angles
 
 
-Chunk = tuple[slice, slice]
-"""Which sets of angles, and which of their samples."""
-
-
 def _chunks(reference: Reference, x: Tensor, angles: Tensor, order: int) -> list[Chunk]:
     """Cuts sets of angles and samples into pieces whose derivatives of this order fit the budget."""
-    n_sets, n_samples = len(angles), x.shape[1]
-    if n_samples == 0:
-        return []
+    n_samples = x.shape[1]
     budget = _CHUNK_BYTES.get(x.device.type, _CHUNK_BYTES["cuda"])
     each = reference.bytes_per_sample(compute_dtype(x, angles).itemsize, n_samples) * max(1, 3 * order - 2)
-    count = max(1, budget // each)
-    samples = max(1, min(n_samples, count))
-    sets = max(1, count // samples) if samples == n_samples else 1
-    return [
-        (slice(first, min(first + sets, n_sets)), slice(start, min(start + samples, n_samples)))
-        for first in range(0, n_sets, sets)
-        for start in range(0, n_samples, samples)
-    ]
-
-
-def _take(tensor: Tensor, chunk: Chunk) -> Tensor:
-    """A chunk of (A or 1, S, ...)."""
-    sets, samples = chunk
-    return (tensor if tensor.shape[0] == 1 else tensor[sets])[:, samples]
+    return cut(len(angles), n_samples, max(1, budget // each))
 
 
 class _Sums:
@@ -149,7 +159,7 @@ def evaluate(description: str, x: Tensor, angles: Tensor) -> tuple[Tensor, Tenso
     outs, norms = {}, {}
     for chunk in chunks:
         place = (chunk[0].start, chunk[1].start)
-        outs[place], norms[place] = function(_take(x, chunk), angles[chunk[0]])
+        outs[place], norms[place] = function(take(x, chunk), angles[chunk[0]])
     return _grid(outs), _grid(norms)
 
 
@@ -158,8 +168,8 @@ def _pulled_chunks(
 ) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
     function = reference(description)
     for chunk in _chunks(function, x, angles, 1):
-        pull = vjp(_readouts(function), _take(x, chunk), angles[chunk[0]])[1]
-        yield chunk, *pull(_take(cotangent, chunk))
+        pull = vjp(_readouts(function), take(x, chunk), angles[chunk[0]])[1]
+        yield chunk, *pull(take(cotangent, chunk))
 
 
 @in_full_float32
@@ -199,8 +209,8 @@ def second_order(
 
     products = {}
     for chunk in chunks:
-        pull = vjp(back, _take(cotangent, chunk), _take(x, chunk), angles[chunk[0]])[1]
-        product, d_x, d_angles = pull((_take(v_x, chunk), v_angles[chunk[0]]))
+        pull = vjp(back, take(cotangent, chunk), take(x, chunk), angles[chunk[0]])[1]
+        product, d_x, d_angles = pull((take(v_x, chunk), v_angles[chunk[0]]))
         products[chunk[0].start, chunk[1].start] = product
         sums.add(chunk, d_x, d_angles)
     return _grid(products), sums.features(), sums.sets()

@@ -2,6 +2,7 @@
 
 The rates below were measured on one core of an AMD EPYC (Zen 4) by `calibrate`. Only their ratio decides, so they serve
 for most machines; `ketune.circuits.calibrate()` measures yours in a second and keeps the answer for later processes.
+The same file keeps what was measured on CUDA devices, see `ketune.circuits._device_costs`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from ketune.circuits._device_costs import DeviceTime, measure_device, triton_setting
+
+_VERSION = 2  # of the file; version 1 had no number and no devices
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,32 @@ def _file() -> Path:
     return Path(folder) / "ketune" / f"circuit_rates-{platform.node() or 'machine'}.json"
 
 
+def _read() -> dict[str, Any]:
+    """What the file holds, or nothing where there is none, or one that a later version of Ketune wrote."""
+    with suppress(OSError, ValueError):
+        values = json.loads(_file().read_text())
+        if isinstance(values, dict) and values.get("version", 1) in (1, _VERSION):
+            return values
+    return {}
+
+
 @lru_cache(maxsize=1)
 def current_rates() -> Rates:
     """The rates that `calibrate` kept for this machine, or the defaults."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        values = json.loads(_file().read_text())
+    with suppress(ValueError, TypeError, KeyError):
+        values = _read()
         rates = Rates(**{name: float(values[name]) for name in asdict(Rates())})
         if min(asdict(rates).values()) > 0:
             return rates
     return Rates()
+
+
+@lru_cache(maxsize=16)
+def device_times(name: str) -> tuple[DeviceTime, ...]:
+    """What `calibrate` kept of a CUDA device, by the device's name; nothing where it has not been measured."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
+        return tuple(DeviceTime(**row) for row in _read()["devices"][name])
+    return ()
 
 
 def _least_seconds(work: Callable[[], object], turns: int = 7) -> float:
@@ -70,6 +93,9 @@ def _least_seconds(work: Callable[[], object], turns: int = 7) -> float:
 
 def calibrate(keep: bool = True) -> Rates:
     """Measures this machine for the cost model, which picks the way to run a circuit; takes about a second.
+
+    On a machine with a CUDA device and Triton it also times the Triton kernels beside matrix products there, which
+    takes a minute or two the first time, because kernels are compiled. Only after that are they ever chosen.
 
     Args:
         keep: also write the rates to the user's cache folder (`$XDG_CACHE_HOME/ketune` or `~/.cache/ketune`), where
@@ -97,15 +123,27 @@ def calibrate(keep: bool = True) -> Rates:
     finally:
         torch.set_num_threads(threads)
     rates = Rates(turn_ns, row_ns, product_ns)
+    devices: dict[str, list[DeviceTime]] = {}
+    if torch.cuda.is_available() and triton_setting() != "0":
+        devices[torch.cuda.get_device_name()] = measure_device(torch.device("cuda"))
     if keep:
-        _write(rates)
-        current_rates.cache_clear()
+        write_measurements(rates, devices)
     return rates
 
 
-def _write(rates: Rates) -> None:
+def write_measurements(rates: Rates, devices: Mapping[str, Sequence[DeviceTime]]) -> None:
+    """Writes the file, in use from now on in this process; what it knows of other devices stays."""
+    known = _read().get("devices")
+    kept = dict(known) if isinstance(known, dict) else {}
+    kept |= {name: [asdict(row) for row in rows] for name, rows in devices.items()}
+    _write({"version": _VERSION, **asdict(rates), "devices": kept})
+    current_rates.cache_clear()
+    device_times.cache_clear()
+
+
+def _write(values: dict[str, Any]) -> None:
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        json.dump(asdict(rates), file)
+        json.dump(values, file)
     os.replace(file.name, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
@@ -13,14 +13,8 @@ from ketune.circuits._dtypes import SMALLEST_SQUARED_NORM, compute_dtype, plain
 from ketune.circuits._execute_native import run_native, run_native_back
 from ketune.circuits._kernels import Gradients, Matrices, Space, Tape, layer_matrices, run_layers, run_layers_back
 from ketune.circuits._plan import Plan, Program, Tables
-from ketune.circuits._precision import products_for, simulation_guard
+from ketune.circuits._precision import products_for, simulation_guard, without_autocast
 from ketune.circuits._product_states import product_states, product_states_back
-
-
-def _full_precision(device_type: str) -> AbstractContextManager[object]:
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 class _Run:
@@ -126,6 +120,16 @@ def _run_products(plan: Plan, x: Tensor, angles: Tensor, form: str) -> tuple[Ten
             torch.sum(chunk[:-1], 0, out=chunk[-1])
     norms = sums[-1].clamp_min(SMALLEST_SQUARED_NORM)
     return (sums[:-1] / norms).T.contiguous(), norms
+
+
+def run_once(plan: Plan, x: Tensor, angles: Tensor) -> Callable[[], object]:
+    """A forward and backward pass in the form that the plan takes, for measuring it."""
+
+    def step() -> object:
+        out, norms = _run_plan(plan, x, angles)
+        return _run_plan_back(plan, out, x, angles, out, norms, True, True)
+
+    return step
 
 
 def _probabilities(plan: Plan, squares: Tensor) -> Tensor:
@@ -235,7 +239,7 @@ def run_program(program: Program, x: Tensor, angles: Tensor) -> tuple[Tensor, Te
     Returns:
         readouts (B, k) and squared norms (B,), in float32, or float64 when features or angles are float64.
     """
-    with _full_precision(x.device.type):
+    with without_autocast(x.device.type):
         if len(program.plans) == 1:
             return _run_plan(program.plans[0], x, angles)
         out = x.new_empty(x.shape[0], program.n_outputs, dtype=compute_dtype(x, angles))
@@ -271,7 +275,7 @@ def run_program_back(
 
     Norms are those of `run_program`, or None where `finds_norms_again` says so.
     """
-    with _full_precision(x.device.type):
+    with without_autocast(x.device.type):
         if len(program.plans) == 1:
             d_x, d_angles = _run_plan_back(program.plans[0], cotangent, x, angles, out, norms, need_x, need_angles)
             return plain(d_x, x.dtype), plain(d_angles, angles.dtype)

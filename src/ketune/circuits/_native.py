@@ -8,34 +8,21 @@ cotangent are taken back side by side: nothing of the size of a state is kept be
 from __future__ import annotations
 
 import ctypes
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ketune.circuits import _native_code as code
 from ketune.circuits._apart import apart
 from ketune.circuits._layers import Draft
-from ketune.circuits._native_code import Control
 from ketune.circuits._native_emitter import Io, Shape
-from ketune.circuits._native_records import Records, Sequence, backward_width
+from ketune.circuits._native_record_book import Program, backward_width
+from ketune.circuits._native_records import Records
+from ketune.circuits._native_threads import divide, run_pieces
 from ketune.circuits._passes import Passes
-
-FEWEST_PIECES = 16
-"""Pieces of a large batch, at least; each has sums of its own, so results do not depend on which thread took it."""
-
-ROWS_OF_A_PIECE = 1024
-"""Rows of states in a piece, at least: adding up its sums should cost little beside them."""
-
-ROWS_OF_A_THREAD = 4096
-"""Rows times stages for which it pays to wake one more thread."""
 
 _Pointers = ctypes.c_int64 * len(Io)
 _Shape = ctypes.c_int64 * len(Shape)
-_Control = ctypes.c_int64 * len(Control)
 
 
 class NativePlan:
@@ -107,14 +94,14 @@ class Call:
         padded = -(-batch // records.lanes) * records.lanes
         norms = amplitudes.new_empty(padded)
         self._pointers[Io.NORMS] = norms.data_ptr()
-        sequence = records.sequence(False, False, False)
+        program = records.program(False, False, False)
         if plan.readout != "probabilities":
             out = amplitudes.new_empty(batch, plan.n_outputs)
             self._pointers[Io.READOUTS] = out.data_ptr()
-            self._drive(sequence, amplitudes)
+            self._drive(program, amplitudes)
         else:
             whole = amplitudes.new_empty(padded, records.out_columns)
-            self._drive(sequence, amplitudes, out=whole)
+            self._drive(program, amplitudes, out=whole)
             out = whole[:batch, : plan.n_outputs].contiguous()
         return out, norms[:batch]
 
@@ -143,7 +130,7 @@ class Call:
             self._shape[Shape.WEIGHTS] = records.out_columns
         cotangent, out = cotangent.contiguous(), out.contiguous()
         self._pointers[Io.WEIGHTS], self._pointers[Io.READOUTS] = cotangent.data_ptr(), out.data_ptr()
-        n_pieces, totals = self._drive(records.sequence(True, need_x, measures), amplitudes, d_x, measures)
+        n_pieces, totals = self._drive(records.program(True, need_x, measures), amplitudes, d_x, measures)
         d_angles = None
         if totals is not None:
             d_angles = amplitudes.new_empty(plan.n_angles)
@@ -154,7 +141,7 @@ class Call:
         return None if d_x is None else d_x[:batch, : plan.n_amplitudes].contiguous(), d_angles
 
     def _drive(
-        self, sequence: Sequence, source: Tensor, out: Tensor | None = None, measures: bool = False
+        self, program: Program, source: Tensor, out: Tensor | None = None, measures: bool = False
     ) -> tuple[int, Tensor | None]:
         """Runs records on all blocks; returns the number of pieces, and their sums where the angles are measured."""
         records, pointers, shape = self.records, self._pointers, self._shape
@@ -163,34 +150,13 @@ class Call:
         if n_columns != records.columns:
             source = pad(source, (0, records.columns - n_columns))
         blocks = -(-batch // records.lanes)
-        threads, length = self._division(blocks)
-        pieces = -(-blocks // length)
-        stride = sequence.size + 64
-        spaces = source.new_empty(threads, stride)
-        totals = source.new_empty(pieces, records.angles.total_rows, dtype=torch.float64) if measures else None
+        division = divide(blocks, self.plan.dim, len(self.plan.passes.stages))
+        totals = source.new_empty(division.pieces, records.angles.total_rows, dtype=torch.float64) if measures else None
         shape[Shape.LAST], shape[Shape.IN] = batch - 1, records.columns
         pointers[Io.IN] = source.data_ptr()
         if out is not None:
             shape[Shape.OUT], pointers[Io.OUT] = out.shape[1], out.data_ptr()
         if totals is not None:
             pointers[Io.TOTALS] = totals.data_ptr()
-        control = _Control(0, pieces, blocks, length, sequence.before, sequence.middle, sequence.after)
-        drive, first, step = code.driver(), spaces.data_ptr(), stride * spaces.itemsize
-        shared = sequence.address, ctypes.addressof(pointers), ctypes.addressof(control)
-        others = [_pool(os.getpid()).submit(drive, first + i * step, *shared) for i in range(1, threads)]
-        drive(first, *shared)
-        for other in others:
-            other.result()
-        return pieces, totals
-
-    def _division(self, blocks: int) -> tuple[int, int]:
-        """How many threads, and how many blocks in a piece."""
-        plan, threads = self.plan, torch.get_num_threads()
-        length = max(1, ROWS_OF_A_PIECE // plan.dim, -(-blocks // max(FEWEST_PIECES, 4 * threads)))
-        work = blocks * plan.dim * len(plan.passes.stages)
-        return max(1, min(threads, -(-blocks // length), work // ROWS_OF_A_THREAD)), length
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="ketune-circuit")
+        run_pieces(program, division, source, pointers)
+        return division.pieces, totals

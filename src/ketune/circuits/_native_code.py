@@ -11,7 +11,15 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from ketune.circuits import _native_angles, _native_angles_back, _native_ends, _native_passes, _native_words
+from ketune.circuits import (
+    _native_angles,
+    _native_angles_back,
+    _native_ends,
+    _native_passes,
+    _native_sets_code,
+    _native_sets_turns,
+    _native_words,
+)
 from ketune.circuits._native_emitter import I64, POINTER, RECORD, Emitter
 
 _EMITTERS: dict[str, Callable[..., None]] = {
@@ -27,6 +35,8 @@ _EMITTERS: dict[str, Callable[..., None]] = {
     "collect": _native_ends.emit_collect,
     "angles": _native_angles.emit_angles,
     "angles_back": _native_angles_back.emit_angles_back,
+    **_native_sets_code.EMITTERS,
+    **_native_sets_turns.EMITTERS,
 }
 
 

@@ -106,15 +106,15 @@ class Emitter:
         with self.b.if_then(self.b.icmp_signed(">", count, I64(0))):
             self.loop(count, body)
 
-    def field(self, which: IntEnum, kind: Any = I64) -> Any:
+    def field(self, which: int, kind: Any = I64) -> Any:
         """A field of the record: one of `Field`, or of the `Map` of a circuit."""
         return self.b.load(self.b.gep(self.fields, [I64(which)], source_etype=I64), typ=kind)
 
-    def tensor(self, which: Io) -> Any:
+    def tensor(self, which: int) -> Any:
         """Pointer to a tensor of the call."""
         return self.b.load(self.b.gep(self.io, [I64(which)], source_etype=POINTER), typ=POINTER)
 
-    def shape(self, which: Shape) -> Any:
+    def shape(self, which: int) -> Any:
         """A number of Io.SHAPE."""
         return self.b.load(self.b.gep(self.tensor(Io.SHAPE), [I64(which)], source_etype=I64), typ=I64)
 

@@ -12,7 +12,7 @@ SMALLEST_SQUARED_NORM = 1e-30
 """Squared norms below this count as this, so that a zero vector has zero readouts and finite gradients."""
 
 
-def _samples(e: Emitter) -> list[Any]:
+def samples(e: Emitter) -> list[Any]:
     """The samples of a block; the last one stands in for those beyond it."""
     b, last, first = e.b, e.shape(Shape.LAST), e.b.mul(e.block, I64(e.lanes))
     numbers = [b.add(first, I64(lane)) for lane in range(e.lanes)]
@@ -35,6 +35,20 @@ def _origin(e: Emitter, offset: Any) -> Any:
     return e.b.xor(offset, e.shape(Shape.ORIGIN))
 
 
+def write_factor(e: Emitter, norm: Any) -> None:
+    """2 / squared norm to FACTOR, zero for samples beyond the last."""
+    b, lanes = e.b, e.lanes
+    numbers = ir.VectorType(I64, lanes)
+    none = ir.Constant(numbers, ir.Undefined)
+    left = b.sub(e.shape(Shape.LAST), b.mul(e.block, I64(lanes)))
+    spread = b.shuffle_vector(
+        b.insert_element(none, left, I32(0)), none, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+    )
+    exists = b.icmp_signed("<=", ir.Constant(numbers, list(range(lanes))), spread)
+    factor = b.fdiv(constant(e, 2.0), counted(e, norm))
+    e.write(b.select(exists, factor, e.zeros()), e.at(e.workspace, e.field(Field.FACTOR)))
+
+
 def emit_load(e: Emitter, components: int, what: str) -> None:
     """Columns of samples to rows, transposed, `lanes` columns of `lanes` samples at a time.
 
@@ -46,12 +60,12 @@ def emit_load(e: Emitter, components: int, what: str) -> None:
     source, columns = e.tensor(Io.WEIGHTS if is_weights else Io.IN), e.shape(Shape.WEIGHTS if is_weights else Shape.IN)
     target = e.at(e.workspace, e.field(Field.COTANGENT)) if is_weights else e.workspace
     rows_of = e.field(Field.BASES, POINTER)
-    samples = [e.at(source, b.mul(sample, columns)) for sample in _samples(e)]
+    sources = [e.at(source, b.mul(sample, columns)) for sample in samples(e)]
     norm = e.variable()
 
     def body(group: Any) -> None:
         column = b.mul(group, I64(lanes))
-        rows = e.transpose([e.read(e.at(sample, column), aligned=False) for sample in samples])
+        rows = e.transpose([e.read(e.at(sample, column), aligned=False) for sample in sources])
         for i, row in enumerate(rows):
             offset = e.integer(rows_of, b.add(column, I64(i)))
             e.write(row, e.at(target, _origin(e, offset) if is_weights else offset))
@@ -61,15 +75,7 @@ def emit_load(e: Emitter, components: int, what: str) -> None:
 
     e.loop(e.field(Field.COUNT), body)
     if what == "features and norms":
-        numbers = ir.VectorType(I64, lanes)
-        none = ir.Constant(numbers, ir.Undefined)
-        left = b.sub(e.shape(Shape.LAST), b.mul(e.block, I64(lanes)))
-        spread = b.shuffle_vector(
-            b.insert_element(none, left, I32(0)), none, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
-        )
-        exists = b.icmp_signed("<=", ir.Constant(numbers, list(range(lanes))), spread)
-        factor = b.fdiv(constant(e, 2.0), counted(e, b.load(norm, typ=e.vector)))
-        e.write(b.select(exists, factor, e.zeros()), e.at(e.workspace, e.field(Field.FACTOR)))
+        write_factor(e, b.load(norm, typ=e.vector))
 
 
 def emit_zero(e: Emitter, components: int) -> None:

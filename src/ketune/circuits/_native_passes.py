@@ -41,7 +41,7 @@ class Tile:
         return e.at(table, place)
 
 
-def _tiles(
+def tiles(
     e: Emitter, width: int, components: int, body: Callable[[Tile], None], after: Callable[[], None] | None = None
 ) -> None:
     """`body` on every tile, and `after` behind every few of them."""
@@ -66,7 +66,7 @@ def _tiles(
     e.loop(e.b.udiv(count, few), group)
 
 
-def _pairs(width: int) -> list[list[tuple[int, int]]]:
+def pairs_of(width: int) -> list[list[tuple[int, int]]]:
     """For each wire of a tile the pairs of rows that differ in it."""
     return [[(j, j | 1 << q) for j in range(1 << width) if not j >> q & 1] for q in range(width)]
 
@@ -78,7 +78,7 @@ def emit_forward(e: Emitter, width: int, components: int, phases: str) -> None:
     table = e.at(e.tensor(Io.PHASES), e.field(Field.PHASES)) if phases != "none" else None
 
     def turn(rows: list[Any]) -> list[Any]:
-        for tangent, pairs in zip(turns, _pairs(width)):
+        for tangent, pairs in zip(turns, pairs_of(width)):
             for i, j in pairs:
                 rows[i], rows[j] = e.fnma(tangent, rows[j], rows[i]), e.fma(tangent, rows[i], rows[j])
         return rows
@@ -107,7 +107,7 @@ def emit_forward(e: Emitter, width: int, components: int, phases: str) -> None:
             for value, place in zip(turn(rows), part):
                 e.write(value, place)
 
-    _tiles(e, width, components, body)
+    tiles(e, width, components, body)
 
 
 def emit_backward(e: Emitter, width: int, components: int, measures: str, phases: str) -> None:
@@ -132,7 +132,7 @@ def emit_backward(e: Emitter, width: int, components: int, measures: str, phases
         e.b.store(total, place)
 
     def unturn(states: list[list[Any]], adjoints: list[list[Any]]) -> None:
-        for q, pairs in enumerate(_pairs(width)):
+        for q, pairs in enumerate(pairs_of(width)):
             for i, j in pairs:
                 for state, adjoint in zip(states, adjoints):  # no states without measures
                     add(along_y[q], [(adjoint[j], state[i], True), (adjoint[i], state[j], False)])
@@ -184,7 +184,7 @@ def emit_backward(e: Emitter, width: int, components: int, measures: str, phases
             e.b.store(e.b.fadd(e.b.load(total, typ=e.vector), e.b.load(place, typ=e.vector)), total)
             e.b.store(e.zeros(), place)
 
-    _tiles(e, width, components, body, collect)
+    tiles(e, width, components, body, collect)
     for i, total in enumerate(totals):
         target = e.at(e.workspace, e.b.add(e.field(Field.TURN_SUMS), I64(i * e.lanes)))
         e.write(e.b.fadd(e.read(target), e.b.load(total, typ=e.vector)), target)

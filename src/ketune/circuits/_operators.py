@@ -15,6 +15,7 @@ from torch._functorch import eager_transforms
 from torch.autograd import forward_ad
 
 from ketune.circuits._batched_angles import (
+    compiled_form,
     evaluate,
     pull_back,
     run_batched_angles,
@@ -27,9 +28,17 @@ from ketune.circuits._plan import program
 
 
 def _forward(x: Tensor, angles: Tensor, description: str) -> tuple[Tensor, Tensor]:
-    if angles.ndim == 1:
-        return run_program(program(description), x, angles)
-    return run_batched_angles(description, x, angles)
+    if angles.ndim == 2:
+        return run_batched_angles(description, x, angles)
+    if _as_many_sets(description, x):
+        out, norms = run_batched_angles(description, x[None], angles[None])
+        return out[0], norms[0]
+    return run_program(program(description), x, angles)
+
+
+def _as_many_sets(description: str, x: Tensor) -> bool:
+    """Whether samples that share their angles run as if each had its own: where features are angles as well."""
+    return description.startswith("angle") and compiled_form(description, x, 1) is not None
 
 
 def _backward(
@@ -47,10 +56,16 @@ def _backward(
             "ketune.circuits.run does not take is_grads_batched=True (or vectorize=True of torch.autograd.functional); "
             "torch.func.jacrev, torch.func.hessian and torch.func.vmap do the same"
         )
-    if angles.ndim == 1:
-        return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
-    assert norms is not None
-    return run_batched_angles_back(description, cotangent, x, angles, out, norms, need_x, need_angles)
+    if angles.ndim == 2:
+        assert norms is not None
+        return run_batched_angles_back(description, cotangent, x, angles, out, norms, need_x, need_angles)
+    if _as_many_sets(description, x):
+        norms = out.new_ones(len(out))  # of states that features turn out of |0...0>
+        d_x, d_angles = run_batched_angles_back(
+            description, cotangent[None], x[None], angles[None], out[None], norms[None], need_x, need_angles
+        )
+        return d_x[0] if need_x else d_x, d_angles[0] if need_angles else d_angles
+    return run_program_back(program(description), cotangent, x, angles, out, norms, need_x, need_angles)
 
 
 def _second_order(

@@ -81,6 +81,39 @@ class Frame:
         for values in (self.masks, self.parities, self.flips):
             values[first], values[second] = values[second], values[first]
 
+    def permute(self, name: str, wires: tuple[int, ...]) -> list[tuple[int, int, float]]:
+        """A signed permutation of two wires, known by what it does to the four basis states.
+
+        Returns:
+            the phases that give its signs: parity, flips and radians of each.
+        """
+        permute = GATES[name].permute
+        assert permute is not None
+        moved, signs = permute(torch.arange(4), 1, 0)
+        goes_to, phases = tuple(moved.tolist()), []
+        if signs is not None:
+            phases = self._signs(wires, [0.0 if sign > 0 else torch.pi for sign in signs.tolist()])
+        if goes_to == (0, 1, 3, 2):
+            self.cnot(*wires)
+        elif goes_to == (0, 2, 1, 3):
+            self.swap(*wires)
+        elif goes_to != (0, 1, 2, 3):
+            raise NotImplementedError(f"the native simulator does not know the permutation {name}")
+        return phases
+
+    def _signs(self, wires: tuple[int, ...], phases: list[float]) -> list[tuple[int, int, float]]:
+        """Phases of the four basis states of two wires as phases of parities: a product of bits is half of their sum
+        without the parity of both."""
+        none, second, first, both = phases
+        a, b = wires
+        joint = both - first - second + none
+        result = [
+            (self.parities[a], self.flips[a], first - none + joint / 2),
+            (self.parities[b], self.flips[b], second - none + joint / 2),
+            (self.parities[a] ^ self.parities[b], self.flips[a] ^ self.flips[b], -joint / 2),
+        ]
+        return [phase for phase in result if phase[2]]
+
     def word(self, letters: str) -> Word:
         """The word of Pauli letters I and Z."""
         parity = flips = 0
@@ -131,7 +164,8 @@ class Passes:
         for draft in drafts:
             self._add_slots(draft)
             for name, wires in draft.permutes:
-                self._permute(name, wires)
+                for mask, flips, value in self._frame.permute(name, wires):
+                    self._pending.append(Phase(mask, flips, "fixed", value=value))
         # Phases that no turn follows do not change squares: they are dropped.
         letters = pauli_z_words(n_wires) if readout == "pauli_z" else readout
         self.words = [] if readout == "probabilities" else [self._frame.word(word) for word in letters]
@@ -159,35 +193,6 @@ class Passes:
             self._pending = []
         self._pending.extend(after)
 
-    def _permute(self, name: str, wires: tuple[int, ...]) -> None:
-        """A signed permutation of two wires, known by what it does to the four basis states."""
-        permute = GATES[name].permute
-        assert permute is not None
-        moved, signs = permute(torch.arange(4), 1, 0)
-        goes_to = tuple(moved.tolist())
-        frame = self._frame
-        if signs is not None:
-            self._pending.extend(self._signs(wires, [0.0 if sign > 0 else torch.pi for sign in signs.tolist()]))
-        if goes_to == (0, 1, 3, 2):
-            frame.cnot(*wires)
-        elif goes_to == (0, 2, 1, 3):
-            frame.swap(*wires)
-        elif goes_to != (0, 1, 2, 3):
-            raise NotImplementedError(f"the native simulator does not know the permutation {name}")
-
-    def _signs(self, wires: tuple[int, ...], phases: list[float]) -> list[Phase]:
-        """Phases of the four basis states of two wires as phases of parities: a product of bits is half of their sum
-        without the parity of both."""
-        none, second, first, both = phases
-        frame, (a, b) = self._frame, wires
-        joint = both - first - second + none
-        result = [
-            Phase(frame.parities[a], frame.flips[a], "fixed", value=first - none + joint / 2),
-            Phase(frame.parities[b], frame.flips[b], "fixed", value=second - none + joint / 2),
-            Phase(frame.parities[a] ^ frame.parities[b], frame.flips[a] ^ frame.flips[b], "fixed", value=-joint / 2),
-        ]
-        return [phase for phase in result if phase.value]
-
     def phases(self) -> list[tuple[int, int, Phase]]:
         """Every phase with its stage and its place there."""
         return [(s, i, phase) for s, stage in enumerate(self.stages) for i, phase in enumerate(stage.phases)]
@@ -210,15 +215,21 @@ def parity(value: int) -> int:
     return value.bit_count() & 1
 
 
-def kernel_of(parities: list[int], n_bits: int) -> list[int]:
-    """All addresses of n_bits bits whose parity is even under every given mask, in ascending order."""
-    basis: list[int] = []  # reduced rows, each with its highest bit to itself
-    for row in parities:
+def independent(masks: list[int]) -> list[int]:
+    """Masks with the same span, each with its highest bit to itself."""
+    basis: list[int] = []
+    for row in masks:
         for other in basis:
             row = min(row, row ^ other)
         if row:
             top = 1 << (row.bit_length() - 1)
             basis = [other ^ row if other & top else other for other in basis] + [row]
+    return basis
+
+
+def kernel_of(parities: list[int], n_bits: int) -> list[int]:
+    """All addresses of n_bits bits whose parity is even under every given mask, in ascending order."""
+    basis = independent(parities)
     tops = {row.bit_length() - 1: row for row in basis}
     free = [bit for bit in range(n_bits) if bit not in tops]
     vectors = []

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ketune.circuits._apart import apart
-from ketune.circuits._costs import current_rates, native_is_available
+from ketune.circuits._costs import current_rates, device_times, native_is_available
+from ketune.circuits._device_costs import triton_is_faster, triton_setting
 from ketune.circuits._gate_matrices import angle_tables, most_rotations, turned_products
 from ketune.circuits._layers import draft_layers, permutation, slot_terms, split_phases
 from ketune.circuits._light_cone import reaching_steps
@@ -94,6 +95,7 @@ class Plan:
         whole = draft_layers(n_wires, reaching_steps(circuit, readout))
         self._whole, self._native = whole, None
         self._forms: dict[tuple[int, str], str] = {}
+        self.forced: str | None = None  # a form to run in, for measuring it
         drafts = [part for i, draft in enumerate(whole) for part in split_phases(draft, i == 0)]
         self.n_rotations = most_rotations([slot for d in drafts for slot in d.slots])
         terms = [torch.stack([slot_terms(slot, self.n_rotations) for slot in d.slots]) for d in drafts]
@@ -135,8 +137,10 @@ class Plan:
 
         Returns:
             "native" for compiled code on blocks of samples, "matrix" to build the circuit's matrix once and multiply by
-            it, "layers" for one product per layer and half of the wires.
+            it, "layers" for one product per layer and half of the wires, "triton" for the kernels for GPUs.
         """
+        if self.forced is not None:
+            return self.forced
         key = (n_samples, device_type)
         if key not in self._forms:
             if len(self._forms) > 64:
@@ -145,6 +149,8 @@ class Plan:
         return self._forms[key]
 
     def _cheapest_form(self, n_samples: int, device_type: str) -> str:
+        if device_type == "cuda":
+            return "triton" if self._takes_triton(n_samples) else self.product_form(n_samples)
         native = self.native() if device_type == "cpu" else None
         if native is None:
             return self.product_form(n_samples)
@@ -157,6 +163,15 @@ class Plan:
         products = n_samples * self.components * self.dim * (6.4 * self.n_amplitudes + 1300)
         products += 10 * self.dim * self.n_amplitudes * self._layer_products()
         return "matrix" if products * rates.product_ns < by_native else "native"
+
+    def _takes_triton(self, n_samples: int) -> bool:
+        setting = triton_setting()
+        if setting == "0" or not fits_triton(self):
+            return False
+        if setting == "1":
+            return True
+        times = device_times(torch.cuda.get_device_name()) if torch.cuda.is_available() else ()
+        return triton_is_faster(times, self.n_wires, self.components, self.matmul_precision, n_samples)
 
     def product_form(self, n_samples: int) -> str:
         """The better one of the forms that are matrix products, which run everywhere."""
@@ -268,7 +283,7 @@ class Plan:
 
         Args:
             n_samples: size of the batch.
-            form: "native", "matrix" or "layers", see `form`.
+            form: "native", "matrix", "layers" or "triton", see `form`.
         """
         size = self.components * self.dim
         if form == "native":
@@ -290,6 +305,8 @@ class Plan:
         by_layers = 2 * (4 * products + 4 * size)
         if form == "layers":
             return n_samples * by_layers
+        if form == "triton":  # takes the states back once more, in place of keeping them
+            return n_samples * (by_layers + 2 * products)
         return n_samples * 2 * size * (4 * self.n_amplitudes + 4) + self.n_amplitudes * by_layers
 
     def _layer_products(self) -> float:

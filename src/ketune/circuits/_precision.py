@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -108,6 +109,13 @@ def in_full_float32(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **arguments)
 
     return guarded
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """A context in which autocast does not reach the circuit; none where it is off anyway."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def rounded_to_tf32(tensor: Tensor) -> Tensor:

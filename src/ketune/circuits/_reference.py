@@ -5,7 +5,6 @@ to four neighbouring wires are multiplied out, so that a layer is two or three m
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from itertools import pairwise
 
@@ -18,6 +17,7 @@ from ketune.circuits._dtypes import SMALLEST_SQUARED_NORM, compute_dtype
 from ketune.circuits._gate_matrices import angle_tables, most_rotations
 from ketune.circuits._gates import elementary_steps
 from ketune.circuits._layers import draft_layers, permutation, slot_terms
+from ketune.circuits._precision import without_autocast
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.observables import READOUTS, count_readouts, pauli_z_words
 
@@ -65,7 +65,7 @@ class Reference:
         """Readouts (A, S, k) and squared norms (A, S) of (A or 1, S, n_features) features, (A, n_angles) angles."""
         dtype = compute_dtype(x, angles)
         constants = self.constants(x.device, dtype)
-        with _full_precision(x.device.type):
+        with without_autocast(x.device.type):
             states = self._encode(x.to(dtype), constants)
             states = self._run_layers(states, angles.to(dtype), constants)
             return self._read(states, constants)
@@ -246,12 +246,6 @@ def _apply_groups(states: Tensor, matrices: list[Tensor | None]) -> Tensor:
             states = states.reshape(states.shape[0], size, n_samples)
         outer *= wide
     return states
-
-
-def _full_precision(device_type: str) -> AbstractContextManager[object]:
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 @lru_cache(maxsize=256)

@@ -3,6 +3,9 @@
 Imported only where the kernels run, so that nobody else waits for Triton.
 """
 
+# Kernels take the options of their launch beside their arguments, which a type checker does not know.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -13,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ketune.circuits import _triton_kernels as kernels
 from ketune.circuits._plan import Plan
 from ketune.circuits._product_states import product_states, product_states_back
 from ketune.circuits._small_matrices import SmallMatrices, add_phases_cotangent, angles_cotangent, small_matrices
+from ketune.circuits._triton_kernels import forward
+from ketune.circuits._triton_kernels_back import backward
 from ketune.circuits._triton_tables import WORDS_AT_A_TIME, TritonTables
 
 INPUT_PRECISIONS = {"highest": "ieee", "tf32x3": "tf32x3", "tf32": "tf32"}
@@ -79,7 +83,7 @@ class _Launch:
         if self.plan.encoding == "amplitude":
             yield slice(0, count), self.x
             return
-        step = max(256, _STATE_BYTES // (4 * self.plan.dim))
+        step = max(1, _STATE_BYTES // (4 * self.plan.dim))
         for start in range(0, count, step):
             part = self.x[start : start + step].to(torch.float32)
             yield slice(start, start + step), product_states(part, self.plan.n_wires)
@@ -108,7 +112,7 @@ def run_triton(plan: Plan, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
         for part, amplitudes in launch.chunks():
             n_programs = launch.programs(len(amplitudes), _PROGRAMS_FORWARD)
             arguments = launch.arguments(amplitudes, n_programs)
-            kernels.forward[(n_programs,)](
+            forward[(n_programs,)](
                 *arguments, out[part], norms[part], len(amplitudes), plan.n_outputs, **launch.options
             )
     return out, norms
@@ -138,7 +142,7 @@ def run_triton_back(
             n_programs = min(launch.programs(count, _PROGRAMS_BACK), most)
             d_part = torch.empty(count if need_x else 0, plan.n_amplitudes, dtype=torch.float32, device=device)
             slices = of_angles.new_zeros(n_programs if need_angles else 0, plan.n_layers, size)
-            kernels.backward[(n_programs,)](
+            backward[(n_programs,)](
                 *launch.arguments(amplitudes, n_programs),
                 cotangent[part],
                 out[part],

@@ -6,6 +6,9 @@ tensor cores; Triton then keeps every factor of a thread's rows and columns in r
 rows spilled thousands of bytes a thread when compiled for sm_90, where chunks spill none.
 """
 
+# Compile-time constants look like other types to a type checker.
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+
 import triton
 import triton.language as tl
 
@@ -88,7 +91,7 @@ def real_part(
     a = left + tl.arange(0, M)[:, None] * left_row + chunk[None, :] * left_k
     b = right + chunk[:, None] * right_k + tl.arange(0, N)[None, :] * right_column
     re = _real_sum(a, left_k, b, right_k, K, M, N, P)
-    if COMPLEX:
+    if COMPLEX:  # noqa: SIM102 (the one at compile time, the other at run time)
         if are_complex:
             re += _real_sum(a + left_distance, left_k, b + right_distance, right_k, K, M, N, P)
     return re
@@ -106,7 +109,7 @@ def load_tile(memory, is_complex, ROWS: tl.constexpr, COLUMNS: tl.constexpr, COM
     places = flat(ROWS, COLUMNS)
     re = tl.load(memory + places)
     im = tl.zeros((ROWS, COLUMNS), tl.float32)
-    if COMPLEX:
+    if COMPLEX:  # noqa: SIM102
         if is_complex:
             im = tl.load(memory + ROWS * COLUMNS + places)
     return re, im

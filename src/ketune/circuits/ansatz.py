@@ -191,6 +191,65 @@ def crz_ring(n_wires: int, n_layers: int = 1) -> Circuit:
     return Circuit(n_wires, tuple(gates))
 
 
+def crz_two_rings(n_wires: int, n_layers: int = 1) -> Circuit:
+    """CRZ from each wire to the next, RY, CRZ from each wire to the one before, RY; `4 * n_layers * n_wires` angles.
+
+    The trained part of QTHA's circuit, circuit 14 of Sim et al. (arXiv 1905.10876) with CRZ for CRX. Both rings close
+    over the ends, on two wires too. The angles are an array `(n_layers, 4, n_wires)` in the order of the gates, CRZ by
+    its control. One wire has no CRZ, and two angles per layer.
+
+    Args:
+        n_wires: number of wires.
+        n_layers: how often the layer repeats.
+
+    Raises:
+        ValueError: for fewer than one wire or layer.
+    """
+    _check_size(n_wires, n_layers)
+    gates: list[Gate] = []
+    n_angles = 0
+    for _ in range(n_layers):
+        for step in (1, -1):
+            ring = [(wire, (wire + step) % n_wires) for wire in range(n_wires)] if n_wires > 1 else []
+            for name, places in (("CRZ", ring), ("RY", [(wire,) for wire in range(n_wires)])):
+                gates += [Gate(name, wires, n_angles + k) for k, wires in enumerate(places)]
+                n_angles += len(places)
+    return Circuit(n_wires, tuple(gates))
+
+
+def with_uploads(layers: Sequence[Circuit]) -> tuple[Circuit, list[list[int]]]:
+    """The circuits one after another, with RY(x_q) on every wire q before each: data re-uploading.
+
+    Pérez-Salinas et al., "Data re-uploading for a universal quantum classifier", Quantum 4, 226 (2020).
+
+    Args:
+        layers: circuits on the same wires.
+
+    Returns:
+        The circuit, and for each feature the angles that it is, one per layer: the `feature_angles` of `QuantumLayer`
+        with encoding "reuploading". The other angles keep their order.
+
+    Raises:
+        ValueError: for no circuit, or circuits on different numbers of wires.
+
+    Example:
+        >>> circuit, feature_angles = with_uploads([ry_ring(2), ry_ring(2)])
+        >>> feature_angles
+        [[0, 4], [1, 5]]
+    """
+    if not layers:
+        raise ValueError("with_uploads([]): give at least one circuit to upload in front of")
+    n_wires = layers[0].n_wires
+    upload = Circuit(n_wires, tuple(Gate("RY", (wire,), wire) for wire in range(n_wires)))
+    whole = Circuit(n_wires, ())
+    feature_angles: list[list[int]] = [[] for _ in range(n_wires)]
+    for layer in layers:
+        for wire in range(n_wires):
+            feature_angles[wire].append(whole.n_angles + wire)
+        whole = whole + upload + layer
+    return whole, feature_angles
+
+
 ANSATZE: dict[str, Callable[..., Circuit]] = {
     "ry_ring": ry_ring,
     "ryrz_ring_ry": ryrz_ring_ry,

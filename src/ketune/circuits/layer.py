@@ -19,7 +19,9 @@ class QuantumLayer(nn.Module):
     """A parametrised circuit as a layer: features in, readouts out, angles trained.
 
     Takes the place of PennyLane's `qml.qnn.TorchLayer`: any leading dimensions are a batch, and it copies, pickles,
-    moves between devices and types, compiles and stands in `nn.Sequential` as any module.
+    moves between devices and types, compiles and stands in `nn.Sequential` as any module. On a GPU, once it has run, it
+    can be captured in a CUDA graph (`torch.cuda.graph`, `torch.cuda.make_graphed_callables`, `torch.compile` with
+    `mode="reduce-overhead"`); the bits of basis encoding are not looked at there.
 
     Re-uploading. With `encoding="reuploading"` the circuit starts in |0...0>, and some of its angles are the features:
     `feature_angles[i]` names the angle, or the several angles, that feature i is. All other angles are trained. The
@@ -105,7 +107,10 @@ class QuantumLayer(nn.Module):
         self.circuit, self.encoding, self.n_repeats, self.n_readouts = circuit, encoding, n_repeats, n_readouts
         self.readout: Readout = readout
         self.matmul_precision = check_matmul_precision(matmul_precision)
-        self._measured, self._weights = split_readout(readout, circuit.n_wires)
+        self._measured, weights = split_readout(readout, circuit.n_wires)
+        # Bits of float64 as integers: they move between devices with the layer, and a change of its type leaves them.
+        bits = None if weights is None else weights.view(torch.int64).to(device)
+        self.register_buffer("_weight_bits", bits, persistent=False)
         self.n_outputs = count_readouts(circuit.n_wires, readout, n_readouts)
         n_trained = circuit.n_angles if sources is None else sum(source >= largest for source in sources)
         order = None if sources is None else torch.tensor(sources, dtype=torch.int64, device=device)
@@ -126,13 +131,14 @@ class QuantumLayer(nn.Module):
         start, angles, encoding = x, self.angles, self.encoding
         if encoding == REUPLOADING:
             start, angles, encoding = None, self.all_angles(x), "amplitude"
+        bits = self._weight_bits
         return run_measured(
             self.circuit,
             start,
             angles,
             encoding,
             self._measured,
-            self._weights,
+            bits.view(torch.float64) if isinstance(bits, Tensor) else None,
             self.n_readouts,
             self.n_repeats,
             self.matmul_precision,
@@ -148,7 +154,7 @@ class QuantumLayer(nn.Module):
     def extra_repr(self) -> str:
         """What print() shows."""
         circuit, words = self.circuit, self._measured
-        readout = repr(words) if self._weights is None else f"<{self.n_outputs} of {len(words)} Pauli words>"
+        readout = repr(words) if self._weight_bits is None else f"<{self.n_outputs} of {len(words)} Pauli words>"
         return (
             f"n_wires={circuit.n_wires}, n_gates={len(circuit.gates)}, n_angles={circuit.n_angles}, "
             f"encoding={self.encoding!r}, readout={readout}, n_features={self.n_features}"

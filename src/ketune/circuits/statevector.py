@@ -10,10 +10,13 @@ building the circuit's matrix once and running its layers on the states (`Plan.b
 import math
 from collections.abc import Hashable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
+from ketune.circuits._apart import apart
 from ketune.circuits._dtypes import compute_dtype
 from ketune.circuits._operators import apply_circuit
 from ketune.circuits._plan import describe
@@ -27,7 +30,12 @@ MAX_WIRES = 14
 
 @torch.library.custom_op("ketune::check_bits", mutates_args=())
 def _check_bits(x: Tensor) -> Tensor:
-    """The features, after a look at each. An operator, so that the look happens under torch.compile and vmap too."""
+    """The features, after a look at each. An operator, so that the look happens under torch.compile and vmap too.
+
+    Looking means waiting for the device, so there is none while a CUDA graph is recorded, nor for want of values.
+    """
+    if x.is_meta or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return x.clone()
     wrong = x[(x != 0) & (x != 1)]
     if len(wrong):
         raise ValueError(f"encoding='basis' takes features that are 0 or 1, not {wrong[0].item()}; round them first")
@@ -68,8 +76,12 @@ def run(
     gradient step costs 8 to 60 times a gradient, from 4 to 10 wires. Third derivatives keep what they need in memory.
     Under torch.compile, torch takes second derivatives and forward mode of no function: call `run` outside for them.
 
-    Several sets of angles, too, run in chunks of bounded memory, without a loop in Python where there are few samples
-    per set.
+    CUDA. After the first call nothing waits for the device or copies to it, so calls can be captured in CUDA graphs, by
+    hand or with `torch.compile(mode="reduce-overhead")`. Only basis encoding looks at its features, and not during a
+    capture. Circuits run as matrix products, or in Triton kernels where `calibrate` measured those to be faster.
+
+    Several sets of angles, too, run in compiled code and in pieces of bounded memory, without a loop in Python where
+    there are few samples per set.
 
     Args:
         circuit: the circuit, 1 to 14 wires.
@@ -172,8 +184,22 @@ def run_measured(
         out = apply_circuit(batch, angles, description, n_outputs).view(*x.shape[:-1], n_outputs)
     if weights is None:
         return out
-    with torch.autocast(out.device.type, enabled=False):
-        return out @ weights.to(out.device, out.dtype)
+    # Sums rather than a matrix product, which would follow torch's setting for those, there and on the way back.
+    columns = _on(weights, out.device, out.dtype).unbind(1)
+    return torch.stack([(out * column).sum(-1) for column in columns], -1)
+
+
+_copies = WeakIdKeyDictionary()
+
+
+def _on(weights: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The coefficients on a device, copied there once: a copy from the host would wait for all that runs."""
+    if weights.device == device or torch.compiler.is_compiling():
+        return weights.to(device, dtype)
+    copies: Any = _copies.setdefault(weights, {})
+    if (device, dtype) not in copies:
+        copies[device, dtype] = apart(lambda: weights.detach().to(device, dtype))
+    return copies[device, dtype]
 
 
 def _run_sets(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> Tensor:

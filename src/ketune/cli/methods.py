@@ -5,12 +5,15 @@ The model's config is enough: a folder, a config.json, a hub id or builtin:base.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ketune.cli import _options as options
 from ketune.cli import _output as output
+
+if TYPE_CHECKING:
+    from ketune.adapters import Method
 
 EXAMPLES = (
     "ketune methods",
@@ -63,7 +66,7 @@ def run(
         name = row.method.name if row.preset is None else f"{row.method.name} --preset {row.preset}"
         table.add_row(
             name,
-            "–" if row.problem is not None else _size(row.method.size_name, row.size),
+            "–" if row.problem is not None else _size(row.method, row.size),
             ", ".join(row.method.controls) or "–",
             "–" if row.count is None else f"{row.count:,}",
             output.share(row.share),
@@ -82,7 +85,7 @@ def run(
         output.say(f"{'':<{width}}{entry.citation}", to=console, style="dim")
 
 
-def _size(name: str, size: int | None) -> str:
-    if not name:
+def _size(method: Method, size: int | None) -> str:
+    if not method.size_name:
         return "all weights"
-    return f"{name} {size}" if size is not None else f"{name}: one per wire"
+    return f"{method.size_name} {size}" if size is not None else f"{method.size_name}: {method.unsized}"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ketune.adapters.config import ConfigError
 from ketune.comparison.targeting import known_targets
 
 #: Singular values written to a result; the ranks are computed from all of them.
@@ -152,14 +153,20 @@ def circuit_metrics(model: nn.Module, peft_config: Any) -> dict[str, Any] | None
     Source: Sim, Johnson and Aspuru-Guzik, "Expressibility and entangling capability of parameterized quantum circuits
     for hybrid quantum-classical algorithms", Adv. Quantum Technol. 2 (2019).
     """
-    if not hasattr(peft_config, "circuit") or getattr(peft_config, "control", "trained") in ("classical", "none"):
+    if getattr(peft_config, "control", "trained") in ("classical", "none"):
         return None
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    width = next((module.in_features for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
-    if width is None:
+    from ketune.adapters.layer_circuits import circuits_by_layer
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    try:
+        circuits = circuits_by_layer(peft_config, [(layer.in_features, layer.out_features) for layer in layers])
+    except ConfigError:  # a form of the method that has none
         return None
-    circuit = peft_config.circuit(width)
+    if not circuits:
+        return None
+    circuit = circuits[0]
     from ketune.circuits import entangling_capability, expressibility
 
     return {

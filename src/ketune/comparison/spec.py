@@ -22,7 +22,7 @@ DEFAULT_TRAINING: dict[str, Any] = {"max_steps": 80, "batch_size": 8, "eval_step
 """Training parameters of a comparison unless others are asked for. With the sizes of `ComparisonSpec` and the bundled
 model they let five methods times three seeds end within five minutes on two cores."""
 
-BUNDLED_RATES = {"full": 1e-3, "lora": 2e-2, "prefix": 0.6, "sora": 3e-2, "qaa": 0.1}
+BUNDLED_RATES = {"full": 1e-3, "lora": 2e-2, "prefix": 0.6, "sora": 3e-2, "qaa": 0.1, "qtha": 3e-2}
 """Learning rates for short runs on the bundled model, from two to four trials by hand each; others may want less."""
 
 BUDGET_RANK = 4

@@ -1,0 +1,14 @@
+"""Tensor networks as linear maps: tensor trains, their decomposition, matrices of any width made of small cores."""
+
+from ketune.tensor_networks.modes import balanced_modes
+from ketune.tensor_networks.tensor_train import contract_train, decompose_tensor
+from ketune.tensor_networks.train_matrix import TrainLinear, TrainMatrix, transpose_cores
+
+__all__ = [
+    "TrainLinear",
+    "TrainMatrix",
+    "balanced_modes",
+    "contract_train",
+    "decompose_tensor",
+    "transpose_cores",
+]
