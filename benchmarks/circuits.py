@@ -255,7 +255,8 @@ def main() -> None:
     print(f"{args.ansatz}, {args.layers} layer(s), float32, forward + backward to features and angles")
     print(f"{machine}, torch {torch.__version__}")
     print(
-        f"{'wires':>5} {'samples':>7}  {'peer':<15} {'ms':>9} {'x ketune':>9} {'peak MiB':>9} {'rel. error':>10} {'/ GEMM':>7}"
+        f"{'wires':>5} {'samples':>7}  {'peer':<15} {'ms':>9} {'x ketune':>9} {'peak MiB':>9} "
+        f"{'rel. error':>10} {'/ GEMM':>7}"
     )
     cases = []
     for n_wires, n_samples in grid:
