@@ -196,7 +196,7 @@ def test_a_captured_graph_replays_forward_and_backward(form, precision):
     got = [captured.clone(), static.grad.clone(), layer.angles.grad.clone()]
     expected = [step().detach(), static.grad, layer.angles.grad]
     for ours, theirs in zip(got, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)  # a library may add in another order
 
 
 @pytest.mark.gpu

@@ -216,5 +216,6 @@ layer(x).sum().backward()
 torch.compile(layer, backend="aot_eager")(x).sum().backward()
 calibrate(keep=False)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    variables = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
     assert done.returncode == 0, done.stderr
