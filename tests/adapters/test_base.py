@@ -312,7 +312,7 @@ def test_language_models_train_with_gradient_checkpointing_and_without(kind, mak
     assert gradients[0]
     for name, gradient in gradients[0].items():
         # Where layers share parameters, their gradients are added in another order.
-        tolerance = max(1e-6, 1e-5 * gradient.abs().max().item())
+        tolerance = max(1e-6, (1e-4 if kind.startswith("qpa") else 1e-5) * gradient.abs().max().item())
         assert torch.allclose(gradient, gradients[1][name], atol=tolerance), name
 
 

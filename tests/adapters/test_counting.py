@@ -83,6 +83,8 @@ def test_a_budget_is_kept_and_nearly_used_up(small_neo, name, budget):
     assert count_trainable(small_neo, sized.config) == sized.count <= budget
     # Prefix tuning has one size for the whole model, so a whole token may not fit; the others fill up layer by layer.
     smallest_step = 2 * 4 * 96 if name == "prefix" else 96 + 96 + 1
+    if METHODS[name].size_name == "directions" and sized.size == 96:
+        return  # a layer has no more directions than its width
     assert budget - sized.count < smallest_step
 
 

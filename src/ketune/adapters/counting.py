@@ -114,7 +114,7 @@ def count_trainable(model: PreTrainedModel, config: PeftConfig | None) -> int:
 def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
     """The largest size of a method whose trainable parameters on `model` are at most `budget`.
 
-    What one size for all layers leaves unused goes to some layers as one size more, where the method allows it.
+    What one size for all layers leaves unused goes to some layers as the next larger size, where the method allows it.
 
     Args:
         method: a method with a size; full fine-tuning has none.
@@ -156,8 +156,8 @@ def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
     low = _first_with(count, low, low_count)
     config = method.config(low)
     assert config is not None
-    if method.enlarge is not None and count(low + 1) is not None:
-        config, low_count = _fill(method.enlarge, model, config, low, low_count, budget)
+    if method.enlarge is not None and (n := count(high)) is not None and n > low_count:
+        config, low_count = _fill(method.enlarge, model, config, high, low_count, budget)
     return Sized(config, low, low_count)
 
 
@@ -180,13 +180,13 @@ def _fill(
     count: int,
     budget: int,
 ) -> tuple[PeftConfig, int]:
-    """Give as many layers as fit one size more, spread evenly over the depth of the model."""
+    """Give as many layers as fit the larger size, spread evenly over the depth of the model."""
     modules = adapted_modules(model, config)
     order = [modules[i] for i in _evenly(len(modules))]
     best, best_count, low, high = config, count, 0, len(order)
     while high - low > 1:
         middle = (low + high) // 2
-        candidate = enlarge(config, sorted(order[:middle]), size + 1)
+        candidate = enlarge(config, sorted(order[:middle]), size)
         n = count_trainable(model, candidate)
         if n <= budget:
             best, best_count, low = candidate, n, middle

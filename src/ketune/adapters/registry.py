@@ -76,7 +76,8 @@ class Method:
     @property
     def quantum(self) -> bool:
         """Whether a circuit of qubits is part of the method."""
-        return self.configure is not None and hasattr(self.configure(1), "circuit")
+        config = None if self.configure is None else self.configure(1)
+        return hasattr(config, "circuit") or hasattr(config, "circuits")
 
     def config(self, size: int | None = None) -> PeftConfig | None:
         """The config at a size (the default one for None); None for full fine-tuning."""
