@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from tests.finetuning.tiny import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM
 
-from ketune import QAAConfig, QTHAConfig, SoraConfig
+from ketune import QAAConfig, QTHAConfig, QuantumPeftConfig, SoraConfig
 from ketune.errors import ModelError, TrainingError
 from ketune.finetuning import TrainingParams, evaluate_loss, finetune, load_task
 
@@ -243,3 +243,13 @@ def test_an_adapter_on_the_output_head_is_refused_in_one_line(llama, task, tmp_p
     with pytest.raises(TrainingError, match="lm_head") as caught:
         train(llama, task, tmp_path, LoraConfig(target_modules=["lm_head"]))
     assert "\n" not in str(caught.value)
+
+
+def test_adapters_that_rebuild_their_start_begin_differently_with_each_seed(task, tmp_path):
+    adapter, once = QuantumPeftConfig(target_modules=["q_proj"], rank=2), FAST.replace(max_steps=1, eval_steps=0)
+    starts = []
+    for seed in (0, 1):
+        result = train(make_model("llama"), task, tmp_path / str(seed), adapter, once, seed=seed)
+        assert result.model.peft_config["default"].seed == seed
+        starts.append(next(b for name, b in result.model.named_buffers() if name.endswith("start")))
+    assert not torch.equal(*starts)

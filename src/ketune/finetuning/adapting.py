@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def adapt(
-    model: PreTrainedModel | PeftModel, adapter: PeftConfig | None, gradient_checkpointing: bool = False
+    model: PreTrainedModel | PeftModel, adapter: PeftConfig | None, gradient_checkpointing: bool = False, seed: int = 0
 ) -> PreTrainedModel | PeftModel:
     """Makes a model trainable: with a new adapter, with the active one it has, or with all its weights.
 
@@ -29,6 +29,7 @@ def adapt(
         model: changed in place.
         adapter: left as it is; a copy goes into the model. None: see above.
         gradient_checkpointing: only to refuse what cannot work with it.
+        seed: added to the seed of an adapter whose start is rebuilt from one, so that runs start differently.
 
     Raises:
         TrainingError: for a second adapter on a model that has one, or prefix tuning with gradient checkpointing.
@@ -49,6 +50,8 @@ def adapt(
     _refuse_prefix(adapter, gradient_checkpointing)
     config = copy.deepcopy(adapter)
     config.task_type = config.task_type or TaskType.CAUSAL_LM
+    if seed and isinstance(getattr(config, "seed", None), int):
+        config.seed += seed
     try:
         with quiet_transformers():
             return get_peft_model(model, config)  # pyright: ignore[reportReturnType]

@@ -108,7 +108,7 @@ def finetune(
 
     # Here and not earlier: the adapter's first weights must depend on the seed alone, not on what loading drew.
     _seed_everything(seed)
-    trained = adapt(loaded, adapter, params.gradient_checkpointing)
+    trained = adapt(loaded, adapter, params.gradient_checkpointing, seed)
     notes = list(task.notes)
     train, validation, params = _encode(trained, tokenizer, task, params, notes)
     checkpoint = claim(output_dir, record, resume)
