@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ketune.adapters.adapter_layer import AdapterLayer
 from ketune.adapters.config import ConfigError
 from ketune.adapters.update import Update
 
@@ -100,10 +101,12 @@ def point_frames(
     Raises:
         ConfigError: when the model has no such layers, there is no batch, or the model returns no loss.
     """
-    layers = {
+    layers: dict[str, AdapterLayer] = {
         name: module
         for name, module in model.named_modules()
-        if adapter_name in getattr(module, "updates", {}) and hasattr(module.update_of(adapter_name), "point")
+        if isinstance(module, AdapterLayer)
+        and adapter_name in module.updates
+        and hasattr(module.update_of(adapter_name), "point")
     }
     batches = list(batches)
     if not layers or not batches:

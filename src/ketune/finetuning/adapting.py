@@ -50,8 +50,9 @@ def adapt(
     _refuse_prefix(adapter, gradient_checkpointing)
     config = copy.deepcopy(adapter)
     config.task_type = config.task_type or TaskType.CAUSAL_LM
-    if seed and isinstance(getattr(config, "seed", None), int):
-        config.seed += seed
+    own = getattr(config, "seed", None)
+    if isinstance(own, int):
+        setattr(config, "seed", own + seed)  # noqa: B010  no PEFT config declares it
     try:
         with quiet_transformers():
             return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
