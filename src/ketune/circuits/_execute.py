@@ -114,12 +114,28 @@ def _run_products(plan: Plan, x: Tensor, angles: Tensor, form: str) -> tuple[Ten
         squares = run.states(run.amplitudes(start)).square_()
         chunk = sums[:, start : start + run.batch_step]
         if tables.readout is not None:
-            chunk.copy_(tables.readout @ squares)
+            chunk.copy_(_signed_sums(tables.readout, squares))
         else:
             chunk[:-1] = _probabilities(plan, squares).index_select(0, tables.readout_order)  # type: ignore[arg-type]
             torch.sum(chunk[:-1], 0, out=chunk[-1])
     norms = sums[-1].clamp_min(SMALLEST_SQUARED_NORM)
     return (sums[:-1] / norms).T.contiguous(), norms
+
+
+_ROWS_OF_A_SUM = 256
+"""Rows that one product adds up; the sums of more are added in pairs, since long float32 sums lose digits."""
+
+
+def _signed_sums(signs: Tensor, squares: Tensor) -> Tensor:
+    """(k, rows) signs times (rows, C) squares."""
+    pieces = squares.shape[0] // _ROWS_OF_A_SUM
+    if pieces < 4:
+        return signs @ squares
+    sums = torch.bmm(signs.view(len(signs), pieces, -1).transpose(0, 1), squares.view(pieces, _ROWS_OF_A_SUM, -1))
+    while pieces > 1:
+        pieces //= 2
+        sums = sums[:pieces] + sums[pieces:]
+    return sums[0]
 
 
 def run_once(plan: Plan, x: Tensor, angles: Tensor) -> Callable[[], object]:
