@@ -9,7 +9,7 @@ from peft_cases import joined, rows
 from ketune import QPAConfig
 
 # PEFT's MLP rows train with SGD at a rate of 0.5 on inputs up to 90; a small factor keeps the products finite there.
-QPA = {"chunk": 32, "r": 4, "lora_alpha": 0.004}
+QPA = {"chunk": 32, "r": 4, "lora_alpha": 0.02}
 
 PEFT_SUITE = {
     **joined(rows(QPAConfig, "qpa", QPA), rows(QPAConfig, "qpa dora", {**QPA, "target": "dora"})),

@@ -44,7 +44,7 @@ def run_suite(tmp_path: Path, cases: str, suites: str, at_least: int) -> str:
         ("peft_cases_compass.py", 900),
         ("peft_cases_qtha_linear.py", 550),
         ("peft_cases_qtha.py", 450),
-        ("peft_cases_qpa.py", 550),
+        ("peft_cases_qpa.py", 1090),
     ],
     ids=["linear", "pauli_z", "quantum_peft", "quic", "quanta", "compass", "qtha_linear", "qtha", "qpa"],
 )
