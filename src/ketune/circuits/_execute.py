@@ -129,7 +129,7 @@ _ROWS_OF_A_SUM = 256
 def _signed_sums(signs: Tensor, squares: Tensor) -> Tensor:
     """(k, rows) signs times (rows, C) squares."""
     pieces = squares.shape[0] // _ROWS_OF_A_SUM
-    if pieces < 4:
+    if pieces < 16:
         return signs @ squares
     sums = torch.bmm(signs.view(len(signs), pieces, -1).transpose(0, 1), squares.view(pieces, _ROWS_OF_A_SUM, -1))
     while pieces > 1:
