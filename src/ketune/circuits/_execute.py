@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ketune.circuits._dtypes import SMALLEST_SQUARED_NORM, compute_dtype, plain
+from ketune.circuits._dtypes import SMALLEST_SQUARED_NORM, compute_dtype, fresh, plain
 from ketune.circuits._execute_native import run_native, run_native_back
 from ketune.circuits._kernels import Gradients, Matrices, Space, Tape, layer_matrices, run_layers, run_layers_back
 from ketune.circuits._plan import Plan, Program, Tables
@@ -191,7 +191,7 @@ def _run_products_back(
     cotangent = cotangent.to(run.dtype)
     gradients = Gradients(plan, run.matrices) if need_angles else None
     d_matrix = torch.zeros_like(run.matrix) if need_angles and run.matrix is not None else None
-    d_x = x.new_empty(x.shape if need_x else (0,), dtype=run.dtype)
+    d_x = fresh(batch, x.shape[1], x, run.dtype) if need_x else x.new_empty(0, dtype=run.dtype)
     linear = plan.readout == "amplitudes"
     if not linear:
         # out = sums / norm: the last column is the cotangent of the norm, which every square carries

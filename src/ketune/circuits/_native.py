@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ketune.circuits._apart import apart
+from ketune.circuits._dtypes import fresh
 from ketune.circuits._layers import Draft
 from ketune.circuits._native_emitter import Io, Shape
 from ketune.circuits._native_record_book import Program, backward_width
@@ -100,7 +101,7 @@ class Call:
             self._pointers[Io.READOUTS] = out.data_ptr()
             self._drive(program, amplitudes)
         else:
-            whole = amplitudes.new_empty(padded, records.out_columns)
+            whole = fresh(padded, records.out_columns, amplitudes, amplitudes.dtype)
             self._drive(program, amplitudes, out=whole)
             out = whole[:batch, : plan.n_outputs].contiguous()
         return out, norms[:batch]
@@ -122,7 +123,8 @@ class Call:
         measures = need_angles and plan.n_turns > 0
         d_x = None
         if need_x:
-            d_x = amplitudes.new_empty(-(-batch // records.lanes) * records.lanes, records.columns)
+            padded = -(-batch // records.lanes) * records.lanes
+            d_x = fresh(padded, records.columns, amplitudes, amplitudes.dtype)
         if plan.readout == "probabilities":
             cotangent = (
                 pad(cotangent, (0, records.out_columns - plan.dim)) if records.out_columns != plan.dim else cotangent

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ketune.circuits import _native_code as code
+from ketune.circuits._helper_threads import run_together
 from ketune.circuits._native_code import Control
 from ketune.circuits._native_record_book import Program
 
@@ -72,12 +71,6 @@ def run_pieces(program: Program, division: Division, like: Tensor, pointers: Any
     )
     drive, first, step = code.driver(), spaces.data_ptr(), stride * spaces.itemsize
     shared = program.address, ctypes.addressof(pointers), ctypes.addressof(control)
-    others = [_pool(os.getpid()).submit(drive, first + i * step, *shared) for i in range(1, division.threads)]
-    drive(first, *shared)
-    for other in others:
-        other.result()
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="ketune-circuit")
+    starts = [first + i * step for i in range(division.threads)]
+    mine, *others = (partial(drive, start, *shared) for start in starts)
+    run_together(mine, others)
