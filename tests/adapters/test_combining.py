@@ -82,3 +82,19 @@ def test_what_does_not_add_up_is_refused_and_leaves_nothing_behind():
         with pytest.raises(ValueError, match=message):
             model.add_weighted_adapter(*arguments)
     assert set(model.peft_config) == {"default", "other", "narrow"}
+
+
+def test_a_sum_that_cannot_be_made_leaves_the_model_as_it_was(monkeypatch):
+    model, x = two_adapters("sora"), torch.randn(5, 10)
+    before = model(x)
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(model.base_model), "inject_adapter", refuse)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model.add_weighted_adapter(["default", "other"], [1.0, 1.0], "mix")
+    assert set(model.peft_config) == {"default", "other"}
+    assert torch.equal(model(x), before)
+    model.add_weighted_adapter(["default", "other"], [1.0, 1.0], "mix")

@@ -1,6 +1,7 @@
 """Compass: frames that point where the loss falls, and what turns them."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from peft import PeftModel, get_peft_model
 from tests.adapters.models import TwoLayers, tiny_llama
 from torch import nn
 
-from ketune.adapters import CompassConfig, ConfigError
+from ketune.adapters import METHODS, CompassConfig, ConfigError
 from ketune.adapters.frames import point_frames
 
 
@@ -159,10 +160,40 @@ def test_what_cannot_be_pointed_says_why():
         point_frames(model, [])
     with pytest.raises(ConfigError, match="no adapter of that name"):
         point_frames(model, language_batches(1), adapter_name="other")
+    frozen, config = adapt(rank=3)
+    frozen.requires_grad_(False)
+    with pytest.raises(ConfigError, match="no parameter of the model trains"):
+        config.calibrate(frozen, language_batches(1), "default")
     with pytest.raises(ConfigError, match="no circuit to replace"):
         CompassConfig(control="frozen")
     with pytest.raises(ConfigError, match="frame_dim"):
         CompassConfig(rank=4, frame_dim=2)
+
+
+def test_a_layer_that_the_loss_does_not_reach_is_named_and_nothing_is_pointed():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return SimpleNamespace(loss=self.used(x).square().sum() + 0 * self.idle(x).detach().sum())
+
+    model = get_peft_model(Two(), CompassConfig(rank=2, target_modules=["used", "idle"]))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with pytest.raises(ConfigError, match=r"does not depend on '.*idle' \(1 such"):
+        point_frames(model, [{"x": torch.randn(5, 6)}])
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+
+
+def test_circuits_are_told_where_the_config_has_some():
+    shapes = [(16, 16), (64, 8)]
+    assert CompassConfig(rank=4).circuits(shapes) is None
+    assert CompassConfig(rank=4, n_layers=1, control="none").circuits(shapes) is None
+    config = CompassConfig(rank=4, n_layers=2)
+    assert [c.n_angles for c in config.circuits(shapes)] == [config.shape(*shape)[2] for shape in shapes]
+    assert METHODS["compass_circuit"].quantum
+    assert not METHODS["compass"].quantum
 
 
 def test_random_frames_need_no_data_and_come_from_the_seed():

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig, PrefixTuningConfig
-from transformers import GPTNeoConfig
+from peft import LoraConfig, PrefixTuningConfig, UniLoraConfig
+from transformers import GPT2Config, GPTNeoConfig, Phi3Config
 
 from ketune import KetuneError, QAAConfig, QTHAConfig, SoraConfig
 from ketune.adapters import (
@@ -18,6 +18,9 @@ from ketune.adapters import (
     meta_model,
     parse_budget,
 )
+from ketune.adapters.choice import choose
+from ketune.adapters.config import ConfigError
+from ketune.adapters.targeting import choose_targets, known_targets, with_targets
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +82,23 @@ def test_counting_leaves_model_and_config_as_they_were(neo_125m):
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.configure])
 @pytest.mark.parametrize("budget", [1_920, 4_608, 20_011])
 def test_a_budget_is_kept_and_nearly_used_up(small_neo, name, budget):
-    sized = fit_budget(METHODS[name], small_neo, budget)
+    method = with_targets(METHODS[name], small_neo, ("q_proj", "v_proj"))
+    if not method.size_name:
+        smallest = count_trainable(small_neo, method.config(1))
+        if smallest > budget:
+            with pytest.raises(BudgetTooSmall, match=f"{smallest:,}"):
+                fit_budget(method, small_neo, budget)
+        else:
+            assert fit_budget(method, small_neo, budget).count == smallest
+        return
+    sized = fit_budget(method, small_neo, budget)
     assert count_trainable(small_neo, sized.config) == sized.count <= budget
     # Prefix tuning has one size for the whole model, so a whole token may not fit; the others fill up layer by layer.
     smallest_step = 2 * 4 * 96 if name == "prefix" else 96 + 96 + 1
-    if METHODS[name].size_name == "directions" and sized.size == 96:
-        return  # a layer has no more directions than its width
+    if method.size_name == "directions" and sized.size == 96:
+        # A layer has no more directions than its width: another one adds nothing.
+        assert count_trainable(small_neo, method.config(97)) == sized.count
+        return
     assert budget - sized.count < smallest_step
 
 
@@ -178,3 +192,34 @@ def test_controls_can_be_counted_without_weights(neo_125m, control):
 def test_nothing_is_allocated_for_a_large_model():
     model = meta_model(GPTNeoConfig())
     assert not any(p.device != torch.device("meta") for p in model.parameters())
+
+
+def test_a_method_that_computes_as_it_is_made_is_counted_without_weights_too(neo_1_3b):
+    config = UniLoraConfig(task_type="CAUSAL_LM", theta_d_length=321, target_modules=["q_proj", "v_proj"])
+    assert count_trainable(neo_1_3b, config) == 321
+    assert all(p.device.type == "meta" for p in neo_1_3b.parameters())
+    assert not any("unilora" in name for name, _ in neo_1_3b.named_modules())
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32), ("c_attn",)),
+        (Phi3Config(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32,
+                    pad_token_id=0), ("qkv_proj",)),
+    ],
+)  # fmt: skip
+def test_query_and_value_projections_are_found_by_table_or_by_name(config, names):
+    model = meta_model(config)
+    assert known_targets(model) == names
+    assert choose("lora", model, size=1).config.target_modules == set(names)
+
+
+def test_a_model_without_known_projections_says_what_to_name():
+    model = meta_model(GPTNeoConfig(hidden_size=8, num_layers=2, num_heads=2, attention_types=[[["global"], 2]]))
+    model.config.model_type = "made-up"
+    for block in model.transformer.h:
+        block.attn.attention.query_of_ours = block.attn.attention.q_proj
+        del block.attn.attention.q_proj
+    with pytest.raises(ConfigError, match=r"pass target_modules, its linear layers are .*query_of_ours"):
+        choose_targets(model, None)

@@ -90,15 +90,47 @@ def test_a_model_that_peft_has_no_table_for_is_adapted_by_the_usual_names_or_ref
 
     from torch import nn
 
-    from ketune.comparison.targeting import choose_targets
+    from ketune.adapters.targeting import choose_targets
 
     model = nn.Module()
     model.config = SimpleNamespace(model_type="made-up")
     model.attention = nn.ModuleDict({"q_proj": nn.Linear(4, 4), "v_proj": nn.Linear(4, 4)})
     assert choose_targets(model, None) == ("q_proj", "v_proj")
     model.attention = nn.ModuleDict({"wide": nn.Linear(4, 4)})
-    with pytest.raises(SpecError, match="'made-up'; pass target_modules, its linear layers are wide"):
+    with pytest.raises(KetuneError, match="'made-up'; pass target_modules, its linear layers are wide"):
         choose_targets(model, None)
+
+
+def test_all_stands_for_every_method_that_fits_and_notes_tell_the_others(ask):
+    plan, _ = make_plan(ask(methods=("all", "-full", "-lora"), budget=200))
+    names = [experiment.method for experiment in plan.experiments]
+    assert set(names) < set(METHODS) - {"full", "lora"}
+    assert {"compass", "unilora", "fourierft"} <= set(names)
+    assert all(experiment.n_trainable <= 200 for experiment in plan.experiments)
+    (note,) = [note for note in plan.notes if "too small" in note]
+    assert all(f"{name} needs at least" in note for name in set(METHODS) - set(names) - {"full", "lora"})
+    assert plan.spec.only_fitting
+    again = ComparisonSpec.from_dict(plan.spec.to_dict())
+    assert again.differences(plan.spec) == []
+
+
+def test_all_refuses_a_budget_that_nothing_fits_and_names_that_are_none(ask):
+    with pytest.raises(SpecError, match="budget of 1 parameters is too small: lora needs at least"):
+        make_plan(ask(methods=("all", "-full", "-unilora"), budget=1))
+    with pytest.raises(SpecError, match="behind 'all' stand names to leave out"):
+        ask(methods=("all", "qaa"))
+    with pytest.raises(SpecError, match="behind 'all' stand names to leave out"):
+        ask(methods=("all", "-qba"))
+
+
+def test_methods_of_one_size_and_with_modules_of_their_own_take_part(ask):
+    plan, configs = make_plan(ask(methods=("ia3", "ln_tuning", "lora"), budget=2000, target_modules=["o_proj"]))
+    found = {experiment.method: config for experiment, config in zip(plan.experiments, configs)}
+    assert set(found["ln_tuning"].target_modules) == {"input_layernorm", "post_attention_layernorm", "norm"}
+    assert set(found["ia3"].target_modules) == {"k_proj", "v_proj", "down_proj"}
+    assert set(found["lora"].target_modules) == {"o_proj"}
+    counts = {experiment.method: experiment.n_trainable for experiment in plan.experiments}
+    assert counts["ln_tuning"] == 5 * 32
 
 
 def test_with_tuning_every_experiment_gets_as_many_trials(ask):

@@ -16,6 +16,7 @@ from ketune.adapters.inspection import check_targets, linear_modules
 from ketune.adapters.qaa import PRESETS as QAA_PRESETS
 from ketune.adapters.qpa import PRESETS as QPA_PRESETS
 from ketune.adapters.registry import Method, get_method
+from ketune.adapters.targeting import known_targets, takes_targets, with_targets
 
 PRESETS: dict[str, tuple[str, ...]] = {"qaa": tuple(QAA_PRESETS), "qpa": tuple(QPA_PRESETS)}
 """Names of the ready-made configurations of the methods that have some."""
@@ -73,14 +74,20 @@ def choose(
         return Choice(method, None, None, count_parameters(model))
     if size is not None and budget is not None:
         raise ConfigError(f"{name}: size={size} and budget={budget} both say how large it is; pass one of them")
+    if size is not None and not method.size_name:
+        raise ConfigError(f"{name}: size={size}: this method has one size only; leave it out")
     if size is not None and size < 1:
         raise ConfigError(f"{name}: size={size}: pass a {method.size_name} of 1 or more")
 
     def configure(at: int | None) -> PeftConfig:
         config = _base_config(method, at, preset)
         config = replace(config, **parse_fields(type(config), settings))
+        if targets and takes_targets(config) and not config.target_modules:  # pyright: ignore[reportAttributeAccessIssue]
+            aimed = with_targets(replace(method, configure=lambda size: config), model, targets)
+            config = aimed.configure(1)  # pyright: ignore[reportOptionalCall]
         return method.with_control(config, control) if control is not None else config
 
+    targets = known_targets(model)
     config = configure(size)
     check_targets(model, config)
     try:
@@ -88,7 +95,7 @@ def choose(
             adjusted = replace(method, configure=configure)
             sized = fit_budget(adjusted, model, parse_budget(budget, count_parameters(model)))
             return Choice(method, sized.config, sized.size, sized.count)
-        return Choice(method, config, _size_of(config, size), count_trainable(model, config))
+        return Choice(method, config, method.size_of(config) or size, count_trainable(model, config))
     except ConfigError:
         raise
     except ValueError as error:
@@ -112,13 +119,6 @@ def _base_config(method: Method, size: int | None, preset: str | None) -> PeftCo
         default = next(field.default for field in fields(kind) if field.name == size_field)
         return replace(config, **{size_field: default})
     return config
-
-
-def _size_of(config: PeftConfig, size: int | None) -> int | None:
-    for name in (getattr(type(config), "size_field", ""), "r", "num_virtual_tokens"):
-        if name and isinstance(getattr(config, name, None), int):
-            return getattr(config, name)
-    return size
 
 
 def _no_match(name: str, model: PreTrainedModel, error: ValueError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ketune.adapters.base import register
-from ketune.adapters.circuit_columns import CircuitColumns, count_angles
+from ketune.adapters.circuit_columns import CircuitColumns, count_angles, count_wires
 from ketune.adapters.config import AdapterConfig
 from ketune.adapters.controls import CONTROLS, givens_rotation
 from ketune.adapters.frames import KINDS, point_frames
 from ketune.adapters.orthogonal import random_normal
 from ketune.adapters.update import Update
+from ketune.circuits import Circuit, simplified_two_design
 
 
 @dataclass
@@ -44,10 +45,10 @@ class CompassConfig(AdapterConfig):
         metadata={"help": "Directions k whose lambda trains; a layer narrower than that takes its narrower width."},
     )
     frame: str = field(
-        default="natural",
+        default="kfac",
         metadata={
-            "help": "'natural' (singular vectors of the gradient after whitening the activations), 'kfac' (and the "
-            "gradients), 'gradient' (as it is), 'random' (no data needed)."
+            "help": "'kfac' (singular vectors of the gradient after whitening activations and output gradients), "
+            "'natural' (activations only), 'gradient' (as it is), 'random' (no data needed)."
         },
     )
     frame_dim: int | None = field(
@@ -90,6 +91,13 @@ class CompassConfig(AdapterConfig):
         """k + the angles of both circuits, where they (or their classical stand-in) train."""
         k, _, angles = self.shape(in_features, out_features)
         return k + (2 * angles if self.control in ("trained", "classical") else 0)
+
+    def circuits(self, shapes: Sequence[tuple[int, int]]) -> list[Circuit] | None:
+        """The circuit of each side of every layer, (in_features, out_features) each; None where the config has none."""
+        if not self.n_layers or self.control == "none":
+            return None
+        sizes = [self.shape(*shape)[1] for shape in shapes]
+        return [simplified_two_design(max(1, count_wires(m)), self.n_layers) for m in sizes]
 
     @property
     def needs_calibration(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -99,16 +100,28 @@ def count_trainable(model: PreTrainedModel, config: PeftConfig | None) -> int:
     """
     if config is None:
         return count_parameters(model)
-    trained_before = [parameter.requires_grad for parameter in model.parameters()]
-    with torch.device("meta"), warnings.catch_warnings():
+    try:
+        return _count_injected(copy.deepcopy(model), config, "meta")
+    except NotImplementedError:  # a method that computes with tensors as it is made
+        return _count_injected(_flattened(model), config, "cpu")
+
+
+def _count_injected(model: PreTrainedModel, config: PeftConfig, device: str) -> int:
+    with torch.device(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adapted: Any = get_peft_model(model, replace(config))  # PEFT fills in fields of the config it is given
-    count = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    if not config.is_prompt_learning:
-        adapted.unload()
-    for parameter, trained in zip(model.parameters(), trained_before):
-        parameter.requires_grad = trained
-    return count
+    return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+
+
+def _flattened(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a `meta_model` on the CPU, whose tensors are one zero each, seen in all of their places."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.zeros((), dtype=buffer.dtype).expand(buffer.shape))
+    return copied
 
 
 def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
@@ -123,7 +136,7 @@ def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
 
     Raises:
         BudgetTooSmall: when size 1 does not fit; it names what would.
-        ConfigError: when every size has as many parameters.
+        ConfigError: when every size has as many parameters, though the method has sizes.
         ValueError: for full fine-tuning.
     """
     if method.configure is None:
@@ -138,6 +151,9 @@ def fit_budget(method: Method, model: PreTrainedModel, budget: int) -> Sized:
     smallest = count_trainable(model, method.config(1))
     if smallest > budget:
         raise BudgetTooSmall(method.name, budget, smallest)
+    config = method.config(1)
+    if not method.size_name and config is not None:
+        return Sized(config, 1, smallest)
     low, low_count, high = 1, smallest, 2
     if count(2) == smallest == count(MAX_SIZE):
         raise ConfigError(

@@ -37,7 +37,7 @@ class _Statistics:
         self.gradient = torch.zeros(n_out, n_in, device=device)
         self.inputs = torch.zeros(n_in, n_in, device=device) if kind != "gradient" else None
         self.gradients = torch.zeros(n_out, n_out, device=device) if kind == "kfac" else None
-        self.output_square, self.n_tokens = 0.0, 0
+        self.output_square, self.n_tokens, self.saw_gradient = 0.0, 0, False
 
     @staticmethod
     def n_bytes(layer: Any, kind: str) -> int:
@@ -55,6 +55,7 @@ class _Statistics:
         def see_gradient(gradient: Tensor) -> None:
             g = gradient.detach().flatten(0, -2).float()
             self.gradient += g.T @ x
+            self.saw_gradient = True
             if self.gradients is not None:
                 self.gradients += g.T @ g
 
@@ -85,7 +86,7 @@ def _inverse_root(moments: Tensor) -> Tensor:
 
 
 def point_frames(
-    model: nn.Module, batches: Iterable[dict[str, Tensor]], kind: str = "natural", adapter_name: str = "default"
+    model: nn.Module, batches: Iterable[dict[str, Tensor]], kind: str = "kfac", adapter_name: str = "default"
 ) -> None:
     """Chooses the frames of every layer of an adapter from the loss on a few batches.
 
@@ -99,7 +100,8 @@ def point_frames(
         adapter_name: which adapter.
 
     Raises:
-        ConfigError: when the model has no such layers, there is no batch, or the model returns no loss.
+        ConfigError: when the model has no such layers, there is no batch, the model returns no loss, nothing trains, or
+            the loss does not depend on a layer. Layers of a group that fails keep their frames.
     """
     layers: dict[str, AdapterLayer] = {
         name: module
@@ -115,6 +117,11 @@ def point_frames(
             + ("no batch was given; pass at least one" if layers else "the model has no adapter of that name to point")
         )
     trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ConfigError(
+            f"point_frames(adapter_name={adapter_name!r}): no parameter of the model trains; "
+            "load the adapter with is_trainable=True, or set_adapter it first"
+        )
     for group in _groups(layers, kind):
         gathered = {}
         with _watching(model, group, kind, gathered):
@@ -125,6 +132,12 @@ def point_frames(
                 loss.backward(inputs=trained)
                 for parameter in trained:
                     parameter.grad = None
+        missed = [name for name in group if name not in gathered or not gathered[name].saw_gradient]
+        if missed:
+            raise ConfigError(
+                f"point_frames: the loss of these batches does not depend on {missed[0]!r} ({len(missed)} such "
+                "layers); leave layers that the batches do not reach out of target_modules"
+            )
         for name, layer in group.items():
             update = layer.update_of(adapter_name)
             _point(update, *gathered[name].frames(update.down.shape[0]))

@@ -166,7 +166,11 @@ class AdapterTuner(BaseTuner):
             )
         configs = [cast(AdapterConfig, self.peft_config[name]) for name in adapters]
         self.peft_config[adapter_name] = combined_config(configs, weights)
-        self.inject_adapter(self.model, adapter_name)
+        try:
+            self.inject_adapter(self.model, adapter_name)
+        except Exception:
+            del self.peft_config[adapter_name]
+            raise
         for _, layer in self.adapted_layers(adapter_name):
             copy_parts(layer.update_of(adapter_name), [layer.update_of(name) for name in adapters])
         if self.tuner_layer_cls.has_shared_part:

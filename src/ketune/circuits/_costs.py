@@ -1,6 +1,6 @@
 """What the cost model knows of the machine: the rates of the native simulator and of matrix products on the CPU.
 
-The rates below were measured on one core of an AMD EPYC (Zen 4) by `calibrate`. Only their ratio decides, so they serve
+The rates below were measured on one core of an AMD EPYC (Zen 5) by `calibrate`. Only their ratio decides, so they serve
 for most machines; `ketune.circuits.calibrate()` measures yours in a second and keeps the answer for later processes.
 The same file keeps what was measured on CUDA devices, see `ketune.circuits._device_costs`.
 """

@@ -17,6 +17,7 @@ EXAMPLES = (
     "ketune compare",
     "ketune compare --model ./my-model --data ./my-data --budget 0.1% --controls --out runs/mine",
     "ketune compare --methods lora,qaa --seeds 0,1,2,3,4 --tune-lr --steps 500",
+    "ketune compare --methods all,-full --budget 0.05% --tune-lr --lr-trials 5",
     "ketune compare --methods lora --experiment ./dora --lr lora=2e-3 --json",
 )
 _SIZES = "How much is measured"
@@ -26,7 +27,11 @@ def run(
     model: options.ModelOption = options.MODEL,
     data: options.DataOption = options.DATA,
     methods: Annotated[
-        str, typer.Option(metavar="NAMES", help="Methods, with commas between them; see `ketune methods`.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Methods, with commas between them, or all that fit: all, or all,-full; see `ketune methods`.",
+        ),
     ] = "full,lora,prefix,sora,qaa",
     budget: options.BudgetOption = None,
     target_modules: Annotated[
@@ -36,6 +41,9 @@ def run(
             help="Modules that all methods adapt, e.g. q_proj,v_proj; query and value projections if left out.",
         ),
     ] = None,
+    only_fitting: Annotated[
+        bool, typer.Option("--only-fitting", help="Leave out methods that the budget is too small for, with a note.")
+    ] = False,
     controls: Annotated[
         bool, typer.Option("--controls", help="Run the controls of quantum methods beside them, at their size.")
     ] = False,
@@ -43,6 +51,9 @@ def run(
     tune_lr: Annotated[
         bool, typer.Option("--tune-lr", help="Choose each learning rate on the validation rows, by as many trials.")
     ] = False,
+    lr_trials: Annotated[
+        int | None, typer.Option(metavar="N", help=r"Learning rates that --tune-lr tries for each. \[default: 3]")
+    ] = None,
     lr: Annotated[
         list[str] | None,
         typer.Option(metavar="METHOD=RATE", help="Learning rate of a method, e.g. lora=1e-3. Repeat for more."),
@@ -107,7 +118,12 @@ def run(
         **options.given(max_steps=steps, batch_size=batch_size, max_length=max_length),
     }
     sizes = options.given(
-        n_train=limit, n_validation=n_validation, n_test=n_test, n_generate=n_generate, max_new_tokens=max_new_tokens
+        n_train=limit,
+        n_validation=n_validation,
+        n_test=n_test,
+        n_generate=n_generate,
+        max_new_tokens=max_new_tokens,
+        lr_trials=lr_trials,
     )
     spec = ComparisonSpec(
         model=options.expand(model),
@@ -118,6 +134,7 @@ def run(
         budget=budget,
         seeds=seed_list,
         controls=controls,
+        only_fitting=only_fitting,
         tune_lr=tune_lr,
         learning_rates=rates,
         training=fields,

@@ -87,5 +87,5 @@ def run(
 
 def _size(method: Method, size: int | None) -> str:
     if not method.size_name:
-        return "all weights"
+        return "all weights" if method.configure is None else "one size"
     return f"{method.size_name} {size}" if size is not None else f"{method.size_name}: {method.unsized}"

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ketune.adapters.config import ConfigError
-from ketune.comparison.targeting import known_targets
+from ketune.adapters.targeting import known_targets
 
 #: Singular values written to a result; the ranks are computed from all of them.
 KEPT_VALUES = 256

@@ -45,7 +45,7 @@ class Experiment:
         method: Name in the registry, or the PEFT type in lower case for a user's folder.
         name: Unique within the method: "default", "control-frozen", or the name of a user's folder.
         learning_rate: Peak learning rate; with `--tune-lr` the one that trials start around.
-        learning_rates: What `--tune-lr` tries; empty when the rate is fixed.
+        learning_rates: The grid that `--tune-lr` starts with; empty when the rate is fixed.
         control: What stands in for the trained quantum part; None for methods without such a part.
         n_trainable: Exact count of trainable parameters.
         budget: The count that the method was sized to, None if it was not.

@@ -18,7 +18,6 @@ from ketune.comparison.experiments import (
     write_experiment,
 )
 from ketune.comparison.spec import BUDGET_RANK, BUNDLED_MODEL, BUNDLED_RATES, ComparisonSpec, SpecError
-from ketune.comparison.targeting import choose_targets, with_targets
 from ketune.errors import KetuneError
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from ketune.adapters import Method
 
 COMPARISON = "comparison.json"
+GRID = 3
+"""Learning rates of the grid that tuning starts with."""
 _UNKNOWN_RATE = 1e-3  # for a PEFT method that neither its folder nor our registry knows a rate of
 
 
@@ -117,7 +118,8 @@ def make_plan(spec: ComparisonSpec) -> tuple[Plan, list[PeftConfig | None]]:
     methods = _methods(spec, model)
     budget = _budget(spec, methods, model, n_parameters)
     found: list[tuple[Experiment, PeftConfig | None]] = []
-    for name, config, count in _sized(spec, methods, model, budget, n_parameters):
+    sized, left_out = _sized(spec, methods, model, budget, n_parameters)
+    for name, config, count in sized:
         method = methods[name]
         usual = BUNDLED_RATES.get(name) if spec.model == BUNDLED_MODEL else None
         rate = spec.learning_rates.get(name) or usual or method.learning_rate
@@ -126,7 +128,7 @@ def make_plan(spec: ComparisonSpec) -> tuple[Plan, list[PeftConfig | None]]:
             method=name,
             name="default",
             learning_rate=rate,
-            learning_rates=_grid(method, rate, spec.lr_trials) if tuned else (),
+            learning_rates=_grid(method, rate, min(spec.lr_trials, GRID)) if tuned else (),
             control=getattr(config, "control", None),
             n_trainable=count,
             budget=None if config is None else budget,
@@ -145,7 +147,8 @@ def make_plan(spec: ComparisonSpec) -> tuple[Plan, list[PeftConfig | None]]:
             raise ExperimentError(f"{folder}: {' '.join(str(error).split())}") from error
         found.append((replace(experiment, n_trainable=size), config))
     experiments = unique_names([experiment for experiment, _ in found])
-    plan = Plan(spec, tuple(experiments), budget, n_parameters, data.fingerprint, tuple(data.notes))
+    notes = (*data.notes, *left_out)
+    plan = Plan(spec, tuple(experiments), budget, n_parameters, data.fingerprint, notes)
     return plan, [config for _, config in found]
 
 
@@ -157,12 +160,13 @@ def _methods(spec: ComparisonSpec, model: PreTrainedModel) -> dict[str, Method]:
     """
     from ketune.adapters import METHODS
     from ketune.adapters.counting import hidden_width
+    from ketune.adapters.targeting import choose_targets, with_targets
 
     methods = {name: method.at_width(hidden_width(model)) for name, method in METHODS.items()}
     if not any(METHODS[name].configure for name in spec.methods):
         return methods
     targets = choose_targets(model, spec.target_modules)
-    return {name: with_targets(method, targets) for name, method in methods.items()}
+    return {name: with_targets(method, model, targets) for name, method in methods.items()}
 
 
 def _budget(spec: ComparisonSpec, methods: dict[str, Method], model: PreTrainedModel, n_parameters: int) -> int | None:
@@ -178,15 +182,16 @@ def _budget(spec: ComparisonSpec, methods: dict[str, Method], model: PreTrainedM
 
 def _sized(
     spec: ComparisonSpec, methods: dict[str, Method], model: PreTrainedModel, budget: int | None, n_parameters: int
-) -> list[tuple[str, PeftConfig | None, int]]:
-    """Name, configuration and exact count of each method, as large as the budget lets it be.
+) -> tuple[list[tuple[str, PeftConfig | None, int]], list[str]]:
+    """Name, configuration and exact count of each method, as large as the budget lets it be; what was left out and why.
 
     Raises:
-        SpecError: The budget is too small for some methods; names the smallest count for each of them.
+        SpecError: The budget is too small for some methods; names the smallest count for each of them. With
+            `only_fitting` that is a note, unless nothing fits.
     """
     from ketune.adapters.counting import BudgetTooSmall, fit_budget
 
-    found, too_small = [], {}
+    found, too_small, unfit = [], {}, []
     for name in spec.methods:
         if methods[name].configure is None or budget is None:
             found.append((name, None, n_parameters))
@@ -195,16 +200,21 @@ def _sized(
             sized = fit_budget(methods[name], model, budget)
         except BudgetTooSmall as error:
             too_small[name] = error.smallest
+        except ValueError as error:  # PEFT's, and ConfigError: the model has no place for this method
+            if not spec.only_fitting:
+                raise
+            unfit.append(f"{name} was left out: {' '.join(str(error).split())}")
         else:
             found.append((name, sized.config, sized.count))
-    if too_small:
-        needs = ", ".join(f"{name} needs at least {count:,}" for name, count in too_small.items())
-        enough = max(too_small.values())
+    needs = ", ".join(f"{name} needs at least {count:,}" for name, count in too_small.items())
+    if too_small and (not spec.only_fitting or not (found or spec.experiments)):
         raise SpecError(
             f"a budget of {budget:,} parameters is too small: {needs}; "
-            f"pass a budget of {enough:,} or more, or leave these methods out"
+            f"pass a budget of {max(too_small.values()):,} or more, or leave these methods out"
         )
-    return found
+    if too_small:
+        unfit.append(f"The budget of {budget:,} parameters is too small for some methods: {needs}.")
+    return found, unfit
 
 
 def _grid(method: Method, rate: float, n_trials: int) -> tuple[float, ...]:
@@ -223,7 +233,7 @@ def _user_experiment(spec: ComparisonSpec, folder: str, registry: dict[str, Meth
     kind = str(getattr(getattr(config, "peft_type", ""), "value", "")).lower()
     known = {"prefix_tuning": "prefix"}.get(kind, kind)
     rate = registry[known].learning_rate if known in registry else _UNKNOWN_RATE
-    return read_user_experiment(folder, rate, around(rate, spec.lr_trials) if spec.tune_lr else ())
+    return read_user_experiment(folder, rate, around(rate, min(spec.lr_trials, GRID)) if spec.tune_lr else ())
 
 
 def write_plan(plan: Plan, configs: list[PeftConfig | None], out: Path) -> None:

@@ -22,15 +22,17 @@ _VALUES = {
     "n_generate": "--n-generate",
     "max_new_tokens": "--max-new-tokens",
     "bertscore_model": "--bertscore-model",
+    "lr_trials": "--lr-trials",
 }
 _SWITCHES = {
     "controls": "--controls",
+    "only_fitting": "--only-fitting",
     "tune_lr": "--tune-lr",
     "keep_full": "--keep-full",
     "trust_remote_code": "--trust-remote-code",
 }
 _TRAINING = {"max_steps": "--steps", "batch_size": "--batch-size", "max_length": "--max-length"}
-_ONLY_IN_PYTHON = ("n_capacity", "lr_trials")
+_ONLY_IN_PYTHON = ("n_capacity",)
 
 
 def command(asked: Mapping[str, Any], folder: Path) -> str | None:

@@ -153,8 +153,7 @@ class _Run:
             return
         first = [] if self.base is not None else [self._job("base", "base", measure_base, Path("base"))]
         needed = [experiment for experiment in self.plan.experiments if experiment in {e for e, _ in open_cells}]
-        trials = [self._trial(*trial) for trial in tuning.open_trials(self.out, needed)]
-        if trials:
+        while trials := self._open_trials(needed):
             self._run([*first, *trials])
             first = []
         self._choose_rates(needed)
@@ -168,6 +167,10 @@ class _Run:
         system = (("threads", self.workers.threads), ("cells_at_once", self.workers.n))
         payload = CellRequest(plan=self.plan, out=self.out, name=name, folder=folder, system=system, **request)
         return Job(name, kind, work, payload, folder / "log.txt")
+
+    def _open_trials(self, experiments: Sequence[Experiment]) -> list[Job]:
+        going = [experiment for experiment in experiments if experiment.id not in self.outcome.failed]
+        return [self._trial(*trial) for trial in tuning.open_trials(self.out, going, self.plan.spec.lr_trials)]
 
     def _trial(self, experiment: Experiment, rate: float) -> Job:
         name = tuning.trial_name(experiment, rate)

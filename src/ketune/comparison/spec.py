@@ -43,7 +43,9 @@ class ComparisonSpec:
     Attributes:
         model: A model folder, a hub id, or "builtin:base".
         data: A data folder or file, a hub id, or "builtin:inns"; see `ketune.finetuning.load_task`.
-        methods: Names in `ketune.adapters.METHODS`, in the order of the report.
+        methods: Names in `ketune.adapters.METHODS`, in the order of the report. "all" stands for every one of them, and
+            "-full" behind it leaves one out; those that the budget is too small for, or that this model has no place
+            for, are then left out with a note.
         experiments: Folders with an `adapter_config.json` of any PEFT method, to be compared beside the methods.
         target_modules: Names of the modules that the methods adapt; None: the query and value projections of models
             that PEFT knows, and `q_proj` and `v_proj` of others. Folders in `experiments` bring their own.
@@ -61,11 +63,13 @@ class ComparisonSpec:
         n_generate: So many test prompts are answered and scored; 0 to skip generation.
         max_new_tokens: Length of each answer.
         n_capacity: Validation rows whose hidden states give the singular values of the change.
-        lr_trials: Learning rates that `tune_lr` tries for each method.
+        lr_trials: Learning rates that `tune_lr` tries for each method: a grid of three, then one after the other where
+            the best one so far leaves room.
         keep_full: Keep fully fine-tuned weights (as large as the model, for each seed) when their cell is done.
             Adapters are always kept, in `cells/<cell>/adapter`.
         bertscore_model: Folder or hub id of an encoder; adds BERTScore to the scores.
         trust_remote_code: Whether a model may bring code of its own.
+        only_fitting: Leave out, with a note, the methods that cannot be sized to the budget; "all" sets it.
 
     Raises:
         SpecError: A value that cannot work, with what is allowed.
@@ -97,6 +101,7 @@ class ComparisonSpec:
     keep_full: bool = False
     bertscore_model: str | None = None
     trust_remote_code: bool = False
+    only_fitting: bool = False
 
     def __post_init__(self) -> None:
         for name in ("methods", "experiments", "seeds"):
@@ -121,6 +126,15 @@ class ComparisonSpec:
     def _check_methods(self) -> None:
         from ketune.adapters import METHODS as registry
 
+        if "all" in self.methods:
+            without = [name.removeprefix("-") for name in self.methods if name != "all"]
+            for name in self.methods:
+                if name != "all" and (not name.startswith("-") or name[1:] not in registry):
+                    _refuse(
+                        "methods", name, f"behind 'all' stand names to leave out, such as '-{next(iter(registry))}'"
+                    )
+            object.__setattr__(self, "methods", tuple(name for name in registry if name not in without))
+            object.__setattr__(self, "only_fitting", True)
         if not self.methods and not self.experiments:
             _refuse("methods", (), f"name at least one of {', '.join(registry)}, or a folder in experiments")
         for name in (*self.methods, *self.learning_rates):
