@@ -1,6 +1,6 @@
 """PEFT methods with quantum circuits and quantum-inspired tensors, and the registry of all methods."""
 
-from ketune.adapters import own_methods  # noqa: F401  (fills METHODS)
+from ketune.adapters import peft_methods  # noqa: F401  (fills METHODS, the others before it)
 from ketune.adapters.base import AdapterLayer, AdapterTuner, register
 from ketune.adapters.calibration import spread_readouts
 from ketune.adapters.compass import CompassConfig

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from peft import PeftConfig, TaskType
 
-from ketune.adapters import peft_methods  # noqa: F401  (the baselines stand first in every table)
+from ketune.adapters import baseline_methods  # noqa: F401  (they stand first in every table)
 from ketune.adapters.compass import CompassConfig
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.qaa import QAAConfig

@@ -1,4 +1,4 @@
-"""Entries of the registry for full fine-tuning and for methods that PEFT ships: the baselines of every comparison."""
+"""Entries of the registry for PEFT's own methods with few parameters, the peers of ours at small budgets."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from peft import (
     FourierFTConfig,
     IA3Config,
     LNTuningConfig,
-    LoraConfig,
     PeftConfig,
-    PrefixTuningConfig,
     TaskType,
     TinyLoraConfig,
     UniLoraConfig,
@@ -18,63 +16,15 @@ from peft import (
     WaveFTConfig,
 )
 
+from ketune.adapters import own_methods  # noqa: F401  (ours stand before them in every table)
 from ketune.adapters.registry import Method, add_method
 from ketune.adapters.targeting import ia3_targets, norm_targets
-
-
-def _enlarge_lora(config: PeftConfig, modules: list[str], size: int) -> PeftConfig:
-    ranks, alphas = dict.fromkeys(modules, size), dict.fromkeys(modules, 2 * size)
-    return replace(config, rank_pattern=ranks, alpha_pattern=alphas)  # pyright: ignore[reportCallIssue]
 
 
 def _enlarge_spectrum(config: PeftConfig, modules: list[str], size: int) -> PeftConfig:
     return replace(config, n_frequency_pattern=dict.fromkeys(modules, size))  # pyright: ignore[reportCallIssue]
 
 
-add_method(
-    Method(
-        name="full",
-        title="Full fine-tuning",
-        summary="All weights of the base model train.",
-        citation="transformers",
-        configure=None,
-        size_name="",
-        default_size=0,
-        learning_rate=3e-4,
-        learning_rates=(1e-4, 3e-4, 1e-3),
-        # Whole models are tuned at 1e-5 to 5e-5 from widths of 768 to 2048 on, which a plain inverse would overshoot.
-        width_power=2.0,
-    )
-)
-add_method(
-    Method(
-        name="lora",
-        title="LoRA",
-        summary="A product of two thin matrices beside each targeted projection.",
-        citation="Hu et al. 2021, arXiv 2106.09685; peft.LoraConfig",
-        configure=lambda size: LoraConfig(task_type=TaskType.CAUSAL_LM, r=size, lora_alpha=2 * size),
-        size_name="rank",
-        size_field="r",
-        default_size=8,
-        learning_rate=6e-3,
-        learning_rates=(2e-3, 6e-3, 2e-2),
-        enlarge=_enlarge_lora,
-    )
-)
-add_method(
-    Method(
-        name="prefix",
-        title="Prefix tuning",
-        summary="Trained key and value vectors before the real ones, in every layer.",
-        citation="Li and Liang 2021, arXiv 2101.00190; peft.PrefixTuningConfig",
-        configure=lambda size: PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=size),
-        size_name="prefix length",
-        size_field="num_virtual_tokens",
-        default_size=20,
-        learning_rate=0.2,
-        learning_rates=(6e-2, 0.2, 0.6),
-    )
-)
 add_method(
     Method(
         name="vera",
