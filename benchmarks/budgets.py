@@ -1,8 +1,8 @@
 """All methods at small budgets on one data set: one table and one picture out of several comparisons.
 
 Each budget is a comparison of its own (`ketune compare --methods all,-full --tune-lr`): every method that fits gets as
-many learning rates to choose from on the validation rows, then trains with each seed for the same steps on the same rows.
-What stands is never run again, so a killed run goes on with the same command.
+many learning rates to choose from on the validation rows, then trains with each seed for the same steps on the same
+rows. What stands is never run again, so a killed run goes on with the same command.
 
     python benchmarks/budgets.py --model ../shared/data/model-gpt-neo-tinystories-3m --data ../shared/data/e2e-nlg
     python benchmarks/budgets.py --data ../shared/data/fairytaleqa --budgets 0.01% 0.05% --steps 40 --seeds 3
