@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -63,14 +66,17 @@ def tiny_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory):
+def write_data(folder: Path) -> None:
     """A task of short rows in three files, as `--data` takes it."""
-    import json
-
-    folder = tmp_path_factory.mktemp("tiny-data")
+    folder.mkdir(exist_ok=True)
     for split, count in (("train", 64), ("validation", 12), ("test", 12)):
         offset = {"train": 0, "validation": 1000, "test": 2000}[split]
         rows = [{"prompt": f"n {offset + i}:", "completion": f" {(offset + i) % 7}"} for i in range(count)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny-data")
+    write_data(folder)
     return folder
