@@ -45,9 +45,15 @@ def run(options: argparse.Namespace, folder: Path, budget: str) -> None:
         lr_trials=options.lr_trials,
         n_train=2000,
         n_validation=64,
-        n_test=192,
+        n_test=128,
         n_generate=0,
-        training={"max_steps": options.steps, "eval_steps": options.steps, "eval_limit": 16, "save_steps": 0},
+        training={
+            "max_steps": options.steps,
+            "batch_size": options.batch_size,
+            "eval_steps": options.steps,
+            "eval_limit": 16,
+            "save_steps": 0,
+        },
     )
     with comparison_progress() as on_event:
         run_comparison(spec, folder, on_event, jobs=options.jobs)
@@ -133,7 +139,8 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", default=["0.01%", "0.05%", "0.1%", "0.5%"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--lr-trials", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--lr-trials", type=int, default=4)
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/budgets"))
     parser.add_argument("--only-report", action="store_true", help="run nothing; write the table of what stands")

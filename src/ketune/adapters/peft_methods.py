@@ -50,8 +50,8 @@ add_method(
         size_name="numbers per layer",
         size_field="u",
         default_size=64,
-        learning_rate=1e-2,
-        learning_rates=(3e-3, 1e-2, 3e-2),
+        learning_rate=0.1,
+        learning_rates=(3e-2, 0.1, 0.3),
         width_power=0.0,
     )
 )
@@ -65,8 +65,8 @@ add_method(
         size_name="length",
         size_field="theta_d_length",
         default_size=256,
-        learning_rate=1e-2,
-        learning_rates=(3e-3, 1e-2, 3e-2),
+        learning_rate=0.1,
+        learning_rates=(3e-2, 0.1, 0.3),
         width_power=0.0,
     )
 )
@@ -80,8 +80,8 @@ add_method(
         size_name="frequencies",
         size_field="n_frequency",
         default_size=256,
-        learning_rate=0.1,
-        learning_rates=(3e-2, 0.1, 0.3),
+        learning_rate=0.3,
+        learning_rates=(0.1, 0.3, 1.0),
         enlarge=_enlarge_spectrum,
         width_power=0.0,
     )
