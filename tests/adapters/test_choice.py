@@ -24,7 +24,14 @@ def test_the_count_is_that_of_the_config(model, name):
     assert (choice.config is None) == (name == "full")
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
+@pytest.mark.parametrize("name", ["ia3", "ln_tuning"])
+def test_a_method_of_one_size_takes_no_other(model, name):
+    assert choose(name, model).count == choose(name, model, budget=10**6).count
+    with pytest.raises(ConfigError, match="one size only"):
+        choose(name, model, size=2)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.size_name])
 def test_the_size_that_was_asked_for_is_the_size_that_comes(model, name):
     sizes = (200, 400) if METHODS[name].size_name == "parameters per layer" else (2, 3)
     smaller, larger = (choose(name, model, size=size) for size in sizes)
@@ -101,7 +108,8 @@ def test_a_method_that_does_not_fit_has_a_problem_and_the_others_a_count():
     problems = {row.method.name: row.problem for row in summary.methods if row.problem}
     fits = {row.method.name for row in summary.methods if row.count is not None and row.count <= 300}
     assert fits >= {"prefix", "qaa"}
-    assert set(problems) == {"lora", "sora", "qtha", "qpa"}
+    assert {"lora", "sora", "qtha", "qpa", "ia3"} <= set(problems)
+    assert set(problems) | fits | {"full"} == set(METHODS)
     assert all("too small" in problem for problem in problems.values())
 
 

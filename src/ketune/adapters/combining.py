@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ketune.adapters.config import AdapterConfig
+from ketune.adapters.fields import plain_values
 from ketune.adapters.update import Place, Update
 
 if TYPE_CHECKING:
@@ -68,16 +69,7 @@ def combined_for_module(config: AdapterConfig, name: str) -> AdapterConfig:
 
 
 def _settings(config: AdapterConfig) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in config.to_dict().items() if name not in _NOT_PASSED_ON}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON would give it back."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, set | tuple | list):
-        return [_plain(entry) for entry in (sorted(value) if isinstance(value, set) else value)]
-    return value
+    return {name: plain_values(value) for name, value in config.to_dict().items() if name not in _NOT_PASSED_ON}
 
 
 def copy_parts(combined: Update, updates: Sequence[Update]) -> None:

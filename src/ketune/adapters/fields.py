@@ -158,3 +158,14 @@ def _convert_json(text: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ValueError(_NEEDS[kind])
     return value
+
+
+def plain_values(value: Any) -> Any:
+    """A config's values as JSON has them: sets sorted, tuples as lists, enums by value."""
+    if isinstance(value, dict):
+        return {str(key): plain_values(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(plain_values(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [plain_values(item) for item in value]
+    return getattr(value, "value", value)

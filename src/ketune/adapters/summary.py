@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 
 from ketune.adapters.choice import PRESETS, Choice, choose
 from ketune.adapters.counting import count_parameters, hidden_width, meta_model, parse_budget
+from ketune.adapters.fields import plain_values
 from ketune.adapters.registry import METHODS, Method, get_method
 from ketune.errors import KetuneError
 
@@ -55,7 +56,7 @@ class MethodSummary:
             "learning_rates": list(method.learning_rates),
             "controls": list(method.controls),
             "citation": method.citation,
-            "config": None if self.config is None else _plain(self.config.to_dict()),
+            "config": None if self.config is None else plain_values(self.config.to_dict()),
             "problem": self.problem,
         }
 
@@ -140,14 +141,3 @@ def summarize_methods(
     shown = model if isinstance(model, str | Path) else model.name_or_path or type(model).__name__
     count = None if budget is None else parse_budget(budget, total)
     return Summary(str(shown), getattr(meta.config, "model_type", "unknown"), total, count, tuple(rows))
-
-
-def _plain(value: Any) -> Any:
-    """A configuration's values as JSON has them: sets sorted, enums by value."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return getattr(value, "value", value)

@@ -22,17 +22,9 @@ def now() -> str:
 
 def config_fields(config: PeftConfig | None) -> dict[str, Any] | None:
     """An adapter's configuration as JSON has it: sets sorted, enums by value; None for full fine-tuning."""
-    return None if config is None else _plain(config.to_dict())
+    from ketune.adapters.fields import plain_values
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return getattr(value, "value", value)
+    return None if config is None else plain_values(config.to_dict())
 
 
 def train_config(params: TrainingParams, experiment: Experiment, model: str, data: str, seed: int) -> dict[str, Any]:
