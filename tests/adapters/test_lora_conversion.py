@@ -260,6 +260,32 @@ def test_one_adapter_of_several_is_converted_and_the_model_is_left_alone(tmp_pat
     assert to_lora(model, tmp_path / "merged").error < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("target", "tokens", "more"),
+    [
+        ("q_proj", 50, []),
+        ("lm_head", 50, []),
+        ("q_proj", 60, ["lm_head.weight", "model.embed_tokens.weight"]),
+        ("lm_head", 60, ["lm_head.base_layer.weight"]),  # as PEFT itself saves it
+    ],
+)
+def test_embeddings_go_along_where_tokens_were_added_and_only_there(target, tokens, more, tmp_path):
+    def base():
+        torch.manual_seed(0)
+        model = type(tiny_llama()).from_pretrained(tmp_path / "base")
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+        return model
+
+    tiny_llama().save_pretrained(tmp_path / "base")
+    config = QuantumPeftConfig(task_type="CAUSAL_LM", target_modules=[target], rank=2, init_weights=False)
+    model = get_peft_model(base(), config)
+    to_lora(model, tmp_path / "lora")
+    saved = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert sorted(name for name in saved if ".lora_" not in name) == [f"base_model.model.{name}" for name in more]
+    again = PeftModel.from_pretrained(base(), tmp_path / "lora")
+    torch.testing.assert_close(logits(again), logits(model), rtol=1e-4, atol=1e-4)
+
+
 class Nested(nn.Module):
     """Two layers of one name, of which the shorter path ends the longer one."""
 

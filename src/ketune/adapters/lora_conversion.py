@@ -231,8 +231,18 @@ def _other_tensors(
     """What else PEFT saves: modules trained in full, and embeddings of another size than the base model's."""
     own: tuple[str, ...] = tuple(f"{_INNER}{name}." for name in layers)
     own += (f"base_model.{model.base_model.prefix}",)
-    saved = get_peft_model_state_dict(model, adapter_name=adapter_name)
-    return {name: tensor for name, tensor in saved.items() if not name.startswith(own)}
+    resized = _has_other_vocabulary(model, config.base_model_name_or_path)
+    saved = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=resized)
+    # LoRA's layers hold the layer below by the same name, so that an adapted head of another size is found again.
+    return {name: tensor for name, tensor in saved.items() if not name.startswith(own) or ".base_layer." in name}
+
+
+def _has_other_vocabulary(model: Any, base: str | None) -> bool:
+    """Whether tokens were added; PEFT's own answer asks the hub, and counts embeddings that are only adapted."""
+    size, place = getattr(getattr(model, "config", None), "vocab_size", None), Path(base or "")
+    if size is None or not (place / "config.json").is_file():
+        return False
+    return type(model.config).from_pretrained(place).vocab_size != size
 
 
 # -------------------------------------------------------------------------------------------------------- the config
