@@ -285,3 +285,5 @@ def test_lora_is_passed_on_to_peft(tmp_path):
     hotswap(model, tmp_path / "lora")
     assert places(model) == where
     torch.testing.assert_close(model(x), PeftModel.from_pretrained(two_layers(), tmp_path / "lora").eval()(x))
+    model.save_pretrained(tmp_path / "again")  # with the scale that it has now
+    torch.testing.assert_close(model(x), PeftModel.from_pretrained(two_layers(), tmp_path / "again").eval()(x))

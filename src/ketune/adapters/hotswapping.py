@@ -66,7 +66,7 @@ def hotswap(model: nn.Module, folder: str | Path, adapter_name: str = "default")
         )
     _check_unmerged(inner, adapter_name)
     if isinstance(now, LoraConfig):
-        _hotswap_lora(model, inner, folder, adapter_name, new)
+        _hotswap_lora(model, inner, folder, adapter_name, cast(LoraConfig, new))
         return
     if not isinstance(now, AdapterConfig | QPAPrefixConfig):
         raise ConfigError(f"hotswap: {type(now).__name__} cannot be swapped; Ketune's methods and PEFT's LoRA can")
@@ -89,12 +89,12 @@ def _check_unmerged(model: PeftModel, adapter_name: str) -> None:
             )
 
 
-def _hotswap_lora(model: Any, inner: PeftModel, folder: str | Path, adapter_name: str, new: PeftConfig) -> None:
-    now = inner.peft_config[adapter_name]
+def _hotswap_lora(model: Any, inner: PeftModel, folder: str | Path, adapter_name: str, new: LoraConfig) -> None:
+    now = cast(LoraConfig, inner.peft_config[adapter_name])
     for config in (now, new):
-        if getattr(config, "modules_to_save", None):
+        if config.modules_to_save:
             raise ConfigError(
-                f"hotswap: LoraConfig(modules_to_save={sorted(config.modules_to_save)}): "  # pyright: ignore[reportAttributeAccessIssue]
+                f"hotswap: LoraConfig(modules_to_save={sorted(config.modules_to_save)}): "
                 "PEFT swaps LoRA factors only; load the adapter under another name and set_adapter instead"
             )
     try:
@@ -102,6 +102,8 @@ def _hotswap_lora(model: Any, inner: PeftModel, folder: str | Path, adapter_name
         hotswap_adapter(model, str(folder), adapter_name, torch_device="cpu")
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"hotswap({str(folder)!r}): {error}") from error
+    if (now.r, now.rank_pattern) == (new.r, new.rank_pattern):
+        now.lora_alpha = new.lora_alpha  # PEFT changes the layers' scale alone, and would save the old one
 
 
 def _check_fields(now: PeftConfig, new: PeftConfig, folder: str | Path) -> list[str]:

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from ketune.adapters.adapter_layer import AdapterLayer
 from ketune.adapters.config import ConfigError
 from ketune.adapters.new_folder import free_folder, write_folder
+from ketune.adapters.qpa_prefix import QPAPrefixConfig
 from ketune.adapters.truncation import decompose, decompose_product, needed_rank, squared_error, thin_factors
 
 _INNER = "base_model.model."
@@ -64,7 +65,8 @@ def to_lora(
 
     Each module's change of weight is cut to its largest singular values, the best approximation of a rank that there
     is (Eckart and Young 1936). Changes of a low rank (Compass, Quantum-PEFT, SoRA, QPA, QTHA) stay exact, and need no
-    singular values of a large matrix. The scale is in the factors: `lora_alpha` equals `r`, everywhere.
+    singular values of a large matrix. The scale is in the factors: `lora_alpha` equals `r`, everywhere. Modules trained
+    in full go along; vLLM refuses a folder with them.
 
     PEFT has `peft.convert_to_lora` for its own methods. This one reports the error, finds the rank of an exact
     conversion, takes modules trained in full along for the right adapter, and keeps the task type and what the adapter
@@ -146,7 +148,7 @@ def _config_of(model: PeftModel, adapter_name: str) -> PeftConfig:
         )
     kind = type(config).__name__
     if config.is_prompt_learning:
-        hint = "; export_plain writes it as plain prefix tuning" if hasattr(config, "generator_count") else ""
+        hint = "; export_plain writes it as plain prefix tuning" if isinstance(config, QPAPrefixConfig) else ""
         raise ConfigError(
             f"to_lora: {kind} trains vectors beside the text, which no change of weights stands for{hint}"
         )
