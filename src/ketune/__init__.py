@@ -28,8 +28,10 @@ if TYPE_CHECKING:
         QuicConfig,
         SoraConfig,
         export_plain,
+        hotswap,
         load,
         prune,
+        to_lora,
         update_matrices,
     )
     from ketune.circuits import Circuit, QuantumLayer
@@ -55,8 +57,10 @@ _HOMES = {
         "QPAPrefixConfig",
         "SoraConfig",
         "export_plain",
+        "hotswap",
         "load",
         "prune",
+        "to_lora",
         "update_matrices",
     ),
     "ketune.circuits": ("Circuit", "QuantumLayer"),
@@ -82,8 +86,10 @@ __all__ = [
     "TrainingParams",
     "export_plain",
     "finetune",
+    "hotswap",
     "load",
     "prune",
+    "to_lora",
     "update_matrices",
 ]
 

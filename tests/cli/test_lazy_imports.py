@@ -21,7 +21,7 @@ assert not found, found
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["methods", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["methods", "--help"], ["export", "--help"], ["--version"]])
 def test_help_comes_without_torch(arguments):
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(arguments=arguments)], capture_output=True, text=True, check=False

@@ -15,8 +15,10 @@ from ketune.adapters.counting import (
     parse_budget,
 )
 from ketune.adapters.exporting import export_plain
+from ketune.adapters.hotswapping import hotswap
 from ketune.adapters.inspection import check_targets, linear_modules, update_matrices
 from ketune.adapters.loading import load
+from ketune.adapters.lora_conversion import ConvertedLora, to_lora
 from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
 from ketune.adapters.qpa import QPAConfig
@@ -37,6 +39,7 @@ __all__ = [
     "BudgetTooSmall",
     "CompassConfig",
     "ConfigError",
+    "ConvertedLora",
     "Method",
     "QAAConfig",
     "QPAConfig",
@@ -57,6 +60,7 @@ __all__ = [
     "fit_budget",
     "gates",
     "get_method",
+    "hotswap",
     "linear_modules",
     "load",
     "meta_model",
@@ -64,5 +68,6 @@ __all__ = [
     "prune",
     "register",
     "spread_readouts",
+    "to_lora",
     "update_matrices",
 ]

@@ -48,6 +48,13 @@ class CombinedUpdate(Update):
         terms = [w * part.delta_weight_beside(layer) for w, part in zip(self.weights, self._updates())]
         return sum(terms[1:], terms[0])
 
+    def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        factors = [part.low_rank_factors() for part in self._updates()]
+        if any(pair is None for pair in factors):
+            return None
+        ups, downs = zip(*cast(list[tuple[torch.Tensor, torch.Tensor]], factors))
+        return torch.cat([w * up for w, up in zip(self.weights, ups)], 1), torch.cat(downs)
+
 
 def part_configs(config: AdapterConfig) -> list[AdapterConfig]:
     """The configs of the adapters that a combined one adds up."""

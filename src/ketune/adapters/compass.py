@@ -39,6 +39,7 @@ class CompassConfig(AdapterConfig):
     """
 
     size_field: ClassVar[str] = "rank"
+    start_fields: ClassVar[tuple[str, ...]] = (*AdapterConfig.start_fields, "frame")  # the frames are in the file
 
     rank: int = field(
         default=16,
@@ -159,8 +160,12 @@ class CompassUpdate(Update):
         return F.linear(F.linear(x, down), up)
 
     def delta_weight(self) -> Tensor:
+        up, down = self.low_rank_factors()
+        return up @ down
+
+    def low_rank_factors(self) -> tuple[Tensor, Tensor]:
         up, down = self.factors()
-        return up.float() @ down.float()
+        return up.float(), down.float()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -65,6 +65,9 @@ class AdapterConfig(Checks, PeftConfig):
     Such a method lives on a whole model only: PEFT refuses to inject it without a tuner (`inject_adapter_in_model`).
     """
 
+    start_fields: ClassVar[tuple[str, ...]] = ("init_weights",)
+    """Fields that only say how training starts or goes on: a trained adapter is the same function whatever they are."""
+
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={

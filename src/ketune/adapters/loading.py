@@ -52,8 +52,25 @@ def load(
     Raises:
         KetuneError: when the folder holds no adapter, or the config does not say which base model it belongs to.
     """
+    config = read_config(folder)
+    options: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
+    if model is not None:
+        return PeftModel.from_pretrained(model, str(folder), config=config, **options)
+    if not config.base_model_name_or_path:
+        raise KetuneError(f"the adapter at {str(folder)!r} does not name its base model; pass load(..., model=...)")
+    auto = _BY_TASK.get(str(getattr(config.task_type, "value", config.task_type)), AutoModelForCausalLM)
+    base = auto.from_pretrained(resolve_model(config.base_model_name_or_path), **base_kwargs)
+    return PeftModel.from_pretrained(base, str(folder), config=config, **options)
+
+
+def read_config(folder: str | Path) -> PeftConfig:
+    """The config of a saved adapter.
+
+    Raises:
+        KetuneError: when the folder holds no adapter, or one of a method that is not known.
+    """
     try:
-        config = PeftConfig.from_pretrained(str(folder))
+        return PeftConfig.from_pretrained(str(folder))
     except (ValueError, OSError) as error:
         raise KetuneError(
             f"no adapter at {str(folder)!r}: pass a folder with adapter_config.json or a hub id; "
@@ -64,11 +81,3 @@ def load(
             f"the adapter at {str(folder)!r} is of type {error}, which neither PEFT nor Ketune knows; "
             "upgrade peft or import the package that defines it first"
         ) from error
-    options: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
-    if model is not None:
-        return PeftModel.from_pretrained(model, str(folder), config=config, **options)
-    if not config.base_model_name_or_path:
-        raise KetuneError(f"the adapter at {str(folder)!r} does not name its base model; pass load(..., model=...)")
-    auto = _BY_TASK.get(str(getattr(config.task_type, "value", config.task_type)), AutoModelForCausalLM)
-    base = auto.from_pretrained(resolve_model(config.base_model_name_or_path), **base_kwargs)
-    return PeftModel.from_pretrained(base, str(folder), config=config, **options)

@@ -44,6 +44,7 @@ class QAAConfig(AdapterConfig):
     """
 
     size_field: ClassVar[str] = "n_readouts"
+    start_fields: ClassVar[tuple[str, ...]] = (*AdapterConfig.start_fields, "init_angles")
 
     ansatz: str = field(default="ryrz_ring_ry", metadata={"help": f"Circuit family: {', '.join(ANSATZE)}."})
     n_layers: int = field(default=1, metadata={"help": "Number of layers of the circuit."})
@@ -213,8 +214,12 @@ class QAAUpdate(Update):
         return update.view(*x.shape[:-1], self.out_features)
 
     def delta_weight(self) -> torch.Tensor:
+        up, down = self.low_rank_factors()
+        return up @ down
+
+    def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         z = self.features(torch.eye(self.in_features, device=self.up.device))
-        return (self.up.float() * self.factor) @ z.T
+        return self.up.float() * self.factor, z.T
 
 
 register("qaa", QAAConfig, QAAUpdate)

@@ -10,7 +10,7 @@ import torch
 
 from ketune.adapters.base import register
 from ketune.adapters.config import AdapterConfig, ConfigError, module_seed
-from ketune.adapters.generated import TARGETS
+from ketune.adapters.generated import TARGETS, LowRank
 from ketune.adapters.generator import GeneratorBank, one_bank
 from ketune.adapters.generator_fields import RELEASED_HIDDEN, GeneratorFields, make_plan
 from ketune.adapters.update import Place, Update
@@ -152,6 +152,12 @@ class QPAUpdate(Update):
 
     def delta_weight_beside(self, layer: AdapterLayer) -> torch.Tensor:
         return self.target.delta_weight(*self.vectors(layer.plain_weight().device), layer)
+
+    def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if type(self.target) is not LowRank:  # DoRA's change is no thin product
+            return None
+        now, moved = self.shared(self.index)
+        return self.target.factors(now, moved)
 
 
 register("qpa", QPAConfig, QPAUpdate)

@@ -255,12 +255,19 @@ class QTHAUpdate(Update):
         return (1 + branch) * linear if self.multiplies else branch + linear
 
     def delta_weight(self) -> torch.Tensor:
-        if self.m_a is None:
+        factors = self.low_rank_factors()
+        if factors is None:
             first, second = (train.shape.dense(_cores(train)) for train in self.mpos())
             return self.scale * second @ first
+        up, down = factors
+        return up @ down
+
+    def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if self.m_a is None:
+            return None
         assert self.w_c is not None
         down, up = self.ends()
-        return up @ _lifted(self.w_c) @ down
+        return up @ _lifted(self.w_c), down
 
 
 def upload_layer(n_wires: int, n_layers: int) -> QuantumLayer:

@@ -185,5 +185,9 @@ class QuantumPeftUpdate(Update):
         with torch.autocast(u.device.type, enabled=False):
             return u @ v.mT
 
+    def low_rank_factors(self) -> tuple[Tensor, Tensor]:
+        u, v = self.factors()
+        return u, v.mT
+
 
 register("quantum_peft", QuantumPeftConfig, QuantumPeftUpdate)

@@ -34,6 +34,16 @@ class SoraConfig(AdapterConfig):
     """
 
     size_field: ClassVar[str] = "r"
+    start_fields: ClassVar[tuple[str, ...]] = (
+        *AdapterConfig.start_fields,
+        "sparse_lambda",
+        "threshold",
+        "l1_coefficient",
+        "lambda_schedule",
+        "max_lambda",
+        "lambda_num",
+        "gate_init",
+    )
 
     r: int = field(default=8, metadata={"help": "Largest rank; the gate has as many entries."})
     alpha: float = field(default=16.0, metadata={"help": "The update is scaled by alpha / r, also after pruning."})
@@ -111,7 +121,11 @@ class SoraUpdate(Update):
         return F.linear(F.linear(x, self.a) * (self.gate * self.scale), self.b)
 
     def delta_weight(self) -> torch.Tensor:
-        return (self.b.float() * (self.gate.float() * self.scale)) @ self.a.float()
+        up, down = self.low_rank_factors()
+        return up @ down
+
+    def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.b.float() * (self.gate.float() * self.scale), self.a.float()
 
 
 def gates(model: nn.Module, adapter_name: str = "default") -> dict[str, nn.Parameter]:

@@ -66,8 +66,7 @@ class AdapterTuner(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         for parameter, trained in trained_before:
             parameter.requires_grad = trained
-        layers = list(self.adapted_layers(adapter_name))
-        places = [Place(i, name, m.in_features, m.out_features) for i, (name, m) in enumerate(layers)]
+        layers, places = list(self.adapted_layers(adapter_name)), self.places(adapter_name)
         config = cast(AdapterConfig, self.peft_config[adapter_name])
         with init_empty_weights() if kwargs.get("low_cpu_mem_usage") else nullcontext():
             shared = make_shared(config, places)
@@ -105,6 +104,11 @@ class AdapterTuner(BaseTuner):
         for name, module in self.model.named_modules():
             if isinstance(module, self.tuner_layer_cls) and adapter_name in module.updates:
                 yield name, module
+
+    def places(self, adapter_name: str) -> list[Place]:
+        """Where those layers stand."""
+        layers = self.adapted_layers(adapter_name)
+        return [Place(i, name, layer.in_features, layer.out_features) for i, (name, layer) in enumerate(layers)]
 
     def shared_parts(self) -> nn.ModuleDict:
         """The shared part of each adapter that has one, by the adapter's name."""

@@ -78,6 +78,13 @@ class Update(nn.Module):
         """The same for updates that depend on the layer's own weight, `layer.plain_weight()`."""
         return self.delta_weight()
 
+    def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The same as a product of thin matrices, (out_features, k) and (k, in_features), where the update is one.
+
+        Conversion to LoRA is then exact from rank k on, and needs no singular values of the whole matrix.
+        """
+        return None
+
     def randomize(self) -> None:
         """Move away from the zero start (`init_weights=False`); by default every all-zero parameter becomes random."""
         for parameter in self.parameters():

@@ -168,6 +168,20 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(range(count))
 
 
+def parse_rank(text: str | None) -> int | float | None:
+    """A rank from "16", or the share to keep from "0.99"; what is allowed is the conversion's to check.
+
+    Raises:
+        OptionError: for anything else.
+    """
+    for kind in (int, float):
+        try:
+            return None if text is None else kind(text)
+        except ValueError:
+            continue
+    raise OptionError(f"--rank {text!r}: pass a whole number such as 16, or a share such as 0.99")
+
+
 def parse_pairs(option: str, texts: Iterable[str] | None) -> dict[str, str]:
     """Names and values of "name=value" texts.
 

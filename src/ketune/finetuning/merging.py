@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ketune.errors import KetuneError, ModelError
+from ketune.errors import KetuneError
 from ketune.finetuning.quiet import quiet_transformers
 from ketune.finetuning.trained import load_trained
 
@@ -57,17 +54,18 @@ def merge(
         out: a folder that does not stand yet, or is empty; it appears whole or not at all.
 
     Raises:
-        MergeError: for an adapter that is no change of weights (prefix tuning, QAA with most readouts), and a folder
-            that holds something already.
-        ModelError: as in `load_trained`.
+        MergeError: for an adapter that is no change of weights (prefix tuning, QAA with most readouts).
+        KetuneError: for a folder that holds something already, and as in `load_trained`.
     """
     from peft import PeftModel
 
-    target = _free(out)
+    from ketune.adapters.new_folder import free_folder, write_folder
+
+    target = free_folder(out)
     loaded, tokenizer = load_trained(adapter, model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     if not isinstance(loaded, PeftModel):
         raise MergeError(f"{adapter}: all weights were trained, there is no adapter to merge; use the folder as it is")
-    method = _method(loaded)
+    method = method_of(loaded)
     if loaded.active_peft_config.is_prompt_learning:
         raise MergeError(
             f"{adapter}: {method} keeps trained vectors beside the text, which no change of weights stands for; "
@@ -79,11 +77,12 @@ def merge(
         raise MergeError(f"{adapter}: {' '.join(str(error).split())}") from error
 
     def write(folder: Path) -> None:
-        merged.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            merged.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
 
-    _write_folder(target, write)
-    return Merged(target, method, sum(p.numel() for p in merged.parameters()), _weight_bytes(target))
+    write_folder(target, write)
+    return Merged(target, method, sum(p.numel() for p in merged.parameters()), weight_bytes(target))
 
 
 def prune_to_lora(
@@ -101,50 +100,34 @@ def prune_to_lora(
     from peft import PeftModel
 
     from ketune.adapters import effective_ranks, prune
+    from ketune.adapters.new_folder import free_folder, write_folder
 
-    target = _free(out)
+    target = free_folder(out)
     loaded, _ = load_trained(adapter, model, dtype="float32", device="cpu", trust_remote_code=trust_remote_code)
     if not isinstance(loaded, PeftModel):
         raise MergeError(f"{adapter}: all weights were trained, there is no adapter to prune")
-    if (method := _method(loaded)) != "sora":
+    if (method := method_of(loaded)) != "sora":
         raise MergeError(f"{adapter}: only SoRA has gates to prune, this adapter is {method}")
     ranks = {name.removeprefix("base_model.model."): rank for name, rank in effective_ranks(loaded).items()}
     with quiet_transformers():
         pruned = prune(loaded)
     count = sum(p.numel() for name, p in pruned.named_parameters() if ".lora_" in name)
-    # The embeddings are the base's own; told so, PEFT need not look for the base to compare them.
-    _write_folder(target, lambda folder: pruned.save_pretrained(str(folder), save_embedding_layers=False))
-    return Merged(target, "sora", count, _weight_bytes(target), ranks)
+
+    def write(folder: Path) -> None:
+        with quiet_transformers():
+            # The embeddings are the base's own; told so, PEFT need not look for the base to compare them.
+            pruned.save_pretrained(str(folder), save_embedding_layers=False)
+
+    write_folder(target, write)
+    return Merged(target, "sora", count, weight_bytes(target), ranks)
 
 
-def _method(model: object) -> str:
+def method_of(model: object) -> str:
+    """PEFT's name of an adapted model's method, in lower case."""
     kind = model.active_peft_config.peft_type  # pyright: ignore[reportAttributeAccessIssue]
     return str(getattr(kind, "value", kind)).lower()
 
 
-def _free(out: str | Path) -> Path:
-    """A folder that may be written, looked at before the work begins."""
-    target = Path(out).expanduser()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise MergeError(f"{out}: something stands here already; pass a new folder")
-    return target
-
-
-def _write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder beside its place and rename it."""
-    staged = target.with_name(f"{target.name}.tmp{os.getpid()}")
-    try:
-        staged.mkdir(parents=True)
-        with quiet_transformers():
-            write(staged)
-        if target.is_dir():
-            target.rmdir()
-        staged.rename(target)
-    except OSError as error:
-        raise ModelError(f"{target}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def _weight_bytes(folder: Path) -> int:
+def weight_bytes(folder: Path) -> int:
+    """Size of the weights in a folder."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
