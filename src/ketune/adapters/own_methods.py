@@ -168,8 +168,8 @@ add_method(
         configure=_configure_qpa,
         size_name="chunk length",
         default_size=1024,
-        learning_rate=3e-2,
-        learning_rates=(1e-2, 3e-2, 0.1),
+        learning_rate=1e-2,
+        learning_rates=(3e-3, 1e-2, 3e-2),
         controls=_CONTROLS,
     )
 )
@@ -182,8 +182,8 @@ add_method(
         configure=lambda size: QPAPrefixConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=20, chunk=size),
         size_name="chunk length",
         default_size=1024,
-        learning_rate=3e-2,
-        learning_rates=(1e-2, 3e-2, 0.1),
+        learning_rate=1e-2,
+        learning_rates=(3e-3, 1e-2, 3e-2),
         controls=_CONTROLS,
     )
 )
