@@ -44,6 +44,8 @@ docs: $(STAMP)  ## check the documentation: links, and that its code runs, docst
 bench: $(STAMP)  ## speed and memory, with the peers beside us in the same run
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/circuits.py
+	$(BIN)/python benchmarks/gate_adapters.py --turns 3
+	$(BIN)/python benchmarks/compounds.py
 
 bench-simulators: $(STAMP)  ## circuits beside every simulator that can be installed; makes .venv-peers
 	$(BIN)/python benchmarks/peers/install.py

@@ -41,7 +41,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ketune
-from ketune import QAAConfig, QPAConfig, QTHAConfig, QuantaConfig, QuantumPeftConfig, QuicConfig, SoraConfig
+from ketune import (
+    CompassConfig,
+    QAAConfig,
+    QPAConfig,
+    QTHAConfig,
+    QuantaConfig,
+    QuantumPeftConfig,
+    QuicConfig,
+    SoraConfig,
+)
 from ketune.assets.names import BUNDLED_MODEL, resolve_model
 
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "data" / "model-gpt-neo-tinystories-3m"
@@ -67,6 +76,8 @@ CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "QuIC 1,2": lambda: QuicConfig(task_type="CAUSAL_LM"),
     "QuIC 1,2,3": lambda: QuicConfig(task_type="CAUSAL_LM", orders=[1, 2, 3]),
     "QuIC 4 chained": lambda: QuicConfig(task_type="CAUSAL_LM", n_chained=4),
+    "Compass": lambda: CompassConfig(task_type="CAUSAL_LM"),
+    "Compass with circuits": lambda: CompassConfig(task_type="CAUSAL_LM", n_layers=1),
 }
 
 
