@@ -139,7 +139,7 @@ def test_adapters_are_shown_data_and_may_wrap_the_optimiser(llama, task, tmp_pat
         task,
         tmp_path,
         Hooked(r=2, target_modules=["q_proj"]),
-        FAST.replace(max_steps=3, calibration_batches=2),
+        FAST.replace(max_steps=3, calibration_rows=16),
     )
     (calibrate, wrap, *steps) = Hooked.calls
     assert calibrate[0] == "calibrate"

@@ -39,6 +39,7 @@ class CompassConfig(AdapterConfig):
     """
 
     size_field: ClassVar[str] = "rank"
+    calibration_rows: ClassVar[int] = 128
     start_fields: ClassVar[tuple[str, ...]] = (*AdapterConfig.start_fields, "frame")  # the frames are in the file
 
     rank: int = field(

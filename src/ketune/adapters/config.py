@@ -59,6 +59,9 @@ class AdapterConfig(Checks, PeftConfig):
     size_field: ClassVar[str] = ""
     """The field that `size_pattern` overrides; the method's size."""
 
+    calibration_rows: ClassVar[int] = 64
+    """How many training rows `calibrate` wants to see, where `needs_calibration`."""
+
     has_shared_part: ClassVar[bool] = False
     """Whether `make_shared` makes a part that all layers of an adapter share.
 

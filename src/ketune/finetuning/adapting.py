@@ -7,7 +7,7 @@ import difflib
 import random
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
@@ -18,6 +18,9 @@ from ketune.finetuning.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+CALIBRATION_ROWS = 64
+"""Training rows for an adapter that wants some and does not say how many."""
 
 
 def adapt(
@@ -63,21 +66,30 @@ def adapt(
 
 
 def calibrate(
-    model: PeftModel, sequences: Sequence[Encoded], pad_token_id: int, batch_size: int, n_batches: int, seed: int
+    model: PeftModel, sequences: Sequence[Encoded], pad_token_id: int, batch_size: int, n_rows: int | None, seed: int
 ) -> None:
-    """Shows training batches to adapters that set their starting values from data (`needs_calibration`)."""
-    wanting = [name for name in model.active_adapters if getattr(model.peft_config[name], "needs_calibration", False)]
-    if not wanting:
-        return
-    n = min(len(sequences), n_batches * batch_size)
-    drawn = random.Random(f"ketune/calibration/{seed}").sample(range(len(sequences)), n)
-    device = next(model.parameters()).device
-    batches = []
-    for start in range(0, n, batch_size):
-        batch = collate([sequences[i] for i in drawn[start : start + batch_size]], pad_token_id)
-        batches.append({name: tensor.to(device) for name, tensor in batch.items()})
-    for name in wanting:
-        model.peft_config[name].calibrate(model, batches, name)  # pyright: ignore[reportAttributeAccessIssue]
+    """Shows training rows to adapters that set their starting values from data (`needs_calibration`).
+
+    Args:
+        model: the adapted model, at its start.
+        sequences: the training rows.
+        pad_token_id: fills up shorter rows of a batch.
+        batch_size: rows in a batch.
+        n_rows: how many rows; None: the `calibration_rows` that each adapter's config asks for.
+        seed: which rows are drawn.
+    """
+    for name in model.active_adapters:
+        config: Any = model.peft_config[name]
+        if not getattr(config, "needs_calibration", False):
+            continue
+        n = min(len(sequences), n_rows or getattr(config, "calibration_rows", CALIBRATION_ROWS))
+        drawn = random.Random(f"ketune/calibration/{seed}").sample(range(len(sequences)), n)
+        device = next(model.parameters()).device
+        batches = []
+        for start in range(0, n, batch_size):
+            batch = collate([sequences[i] for i in drawn[start : start + batch_size]], pad_token_id)
+            batches.append({key: tensor.to(device) for key, tensor in batch.items()})
+        config.calibrate(model, batches, name)
 
 
 def _refuse_prefix(config: PeftConfig, gradient_checkpointing: bool) -> None:

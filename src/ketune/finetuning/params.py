@@ -83,8 +83,11 @@ class TrainingParams:
     save_total_limit: int = field(
         default=2, metadata={"help": "Checkpoints kept; at least 2, so that one is whole at any moment."}
     )
-    calibration_batches: int = field(
-        default=4, metadata={"help": "Batches shown to adapters that set starting values from data."}
+    calibration_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "Training rows shown to adapters that set starting values from data; None: as many as they ask for."
+        },
     )
     report_to: str | list[str] = field(
         default="none", metadata={"help": "Experiment logger(s) of the Trainer: tensorboard, wandb, trackio, ..."}
@@ -100,10 +103,9 @@ class TrainingParams:
             ("batch_size_eval", 1),
             ("save_steps", 0),
             ("save_total_limit", 2),
-            ("calibration_batches", 1),
         ):
             self._require(name, _is_int(getattr(self, name)) and getattr(self, name) >= low, f"a whole number >= {low}")
-        for name, low in (("max_length", 2), ("eval_limit", 1)):
+        for name, low in (("max_length", 2), ("eval_limit", 1), ("calibration_rows", 1)):
             value = getattr(self, name)
             self._require(name, value is None or (_is_int(value) and value >= low), f"None or a whole number >= {low}")
         for name in ("learning_rate", "weight_decay", "grad_norm_clip", "warmup_ratio"):

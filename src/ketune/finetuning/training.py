@@ -114,7 +114,7 @@ def finetune(
     checkpoint = claim(output_dir, record, resume)
     if isinstance(trained, PeftModel) and adapter is not None:
         pad = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
-        calibrate(trained, train, pad, params.batch_size, params.calibration_batches, seed)
+        calibrate(trained, train, pad, params.batch_size, params.calibration_rows, seed)
 
     from ketune.finetuning.trainer import make_trainer, release  # TRL takes seconds to import
 
