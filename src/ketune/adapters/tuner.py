@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from accelerate import init_empty_weights
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -20,7 +21,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ketune.adapters.adapter_layer import BASE_ONLY, AdapterLayer
 from ketune.adapters.combining import combined_config, copy_parts, make_shared
-from ketune.adapters.config import AdapterConfig
+from ketune.adapters.config import AdapterConfig, ConfigError
+from ketune.adapters.parameter_layer import ParameterLayer
 from ketune.adapters.update import Place
 
 
@@ -29,6 +31,7 @@ class AdapterTuner(BaseTuner):
 
     prefix: str = "ketune_"
     tuner_layer_cls: type[AdapterLayer] = AdapterLayer
+    parameter_layer_cls: type[ParameterLayer] = ParameterLayer
     target_module_mapping: ClassVar[dict[str, Any]] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def _create_and_replace(
@@ -43,6 +46,14 @@ class AdapterTuner(BaseTuner):
     ) -> None:
         kwargs = get_quantization_kwargs(self)
         config = config.for_module(current_key)
+        if parameter_name is not None:
+            self._adapt_parameter(config, adapter_name, target, target_name, parent, parameter_name)
+            return
+        if isinstance(target, ParameterLayer):
+            raise ConfigError(
+                f"target_modules: {current_key} has an adapter on its parameter {target.parameter_name!r} already; "
+                "target the parameter with this adapter too, or give the adapters models of their own"
+            )
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, config)
             return
@@ -55,8 +66,58 @@ class AdapterTuner(BaseTuner):
             )
         layer = self.tuner_layer_cls(target, adapter_name, config, **kwargs)
         if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
+            layer.updates.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _adapt_parameter(
+        self,
+        config: AdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        parameter_name: str,
+    ) -> None:
+        if isinstance(target, ParameterLayer) and target.parameter_name == parameter_name:
+            target.update_layer(adapter_name, config)
+            return
+        layer = self.parameter_layer_cls(target, adapter_name, config, parameter_name)
+        if adapter_name not in self.active_adapters:
+            layer.updates.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(new_module, ParameterLayer) or isinstance(child, ParameterLayer):
+            setattr(parent, child_name, new_module)  # PEFT's way copies a `weight`, which fused experts do not have
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
+    def _check_new_adapter_config(self, config: PeftConfig) -> None:
+        super()._check_new_adapter_config(config)
+        config = cast(AdapterConfig, config)
+        if not config.target_parameters:
+            return
+        if config.needs_calibration:
+            raise ConfigError(
+                f"{type(config).__name__}(target_parameters={config.target_parameters}): its start is chosen on the "
+                "inputs of linear layers, which are not seen here; take a start that needs no data "
+                "(CompassConfig(frame='random'), QAAConfig(init_angles='uniform'))"
+            )
+        # Which parameter a layer of a nest adapts is told by its depth, in saved files too.
+        for name, other in self.peft_config.items():
+            theirs = cast(AdapterConfig, other).target_parameters
+            if theirs and set(theirs) != set(config.target_parameters):
+                raise ConfigError(
+                    f"target_parameters={config.target_parameters}: adapter {name!r} has {theirs}; all adapters of a "
+                    "model that name parameters have to name the same ones"
+                )
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        config = cast(AdapterConfig, peft_config)
+        known = model_config["model_type"] in self.target_module_mapping
+        if config.target_modules is None and config.target_parameters and not known:
+            config.target_modules = set()
+        return super()._prepare_adapter_config(peft_config, model_config)
 
     # ------------------------------------------------------------------------------------- parts of all layers
 
@@ -67,10 +128,12 @@ class AdapterTuner(BaseTuner):
         for parameter, trained in trained_before:
             parameter.requires_grad = trained
         layers = list(self.adapted_layers(adapter_name))
-        places = [Place(i, name, m.in_features, m.out_features) for i, (name, m) in enumerate(layers)]
+        of_layers: list[list[Place]] = []
+        for name, layer in layers:
+            of_layers.append(layer.places(name, sum(map(len, of_layers))))
         config = cast(AdapterConfig, self.peft_config[adapter_name])
         with init_empty_weights() if kwargs.get("low_cpu_mem_usage") else nullcontext():
-            shared = make_shared(config, places)
+            shared = make_shared(config, [place for places in of_layers for place in places])
         if shared is None:
             return
         if layers:
@@ -78,8 +141,8 @@ class AdapterTuner(BaseTuner):
             if weight.device.type != "meta" and not any(p.device.type == "meta" for p in shared.parameters()):
                 shared.to(weight.device, weight.dtype if weight.is_floating_point() else None)
         self.shared_parts()[adapter_name] = shared
-        for (_, layer), place in zip(layers, places):
-            layer.update_of(adapter_name).attach(shared, place)
+        for (_, layer), places in zip(layers, of_layers):
+            layer.update_of(adapter_name).attach(shared, places[0])
         shared.requires_grad_(adapter_name in self.active_adapters and not config.inference_mode)
 
     def _known_parts(self) -> Iterator[nn.Module]:
@@ -159,7 +222,7 @@ class AdapterTuner(BaseTuner):
                 f"add_weighted_adapter(adapters={adapters}, weights={weights}): name one or more adapters out of "
                 f"{list(self.peft_config)}, with one weight each"
             )
-        modules = {name: [module for module, _ in self.adapted_layers(name)] for name in adapters}
+        modules = {name: [layer.key(module) for module, layer in self.adapted_layers(name)] for name in adapters}
         if any(modules[name] != modules[adapters[0]] for name in adapters):
             raise ValueError(
                 "add_weighted_adapter: the adapters adapt different modules; only adapters of the same modules add up"
