@@ -16,7 +16,7 @@ from ketune.adapters.config import AdapterConfig
 from ketune.adapters.controls import CONTROLS, givens_rotation
 from ketune.adapters.frames import KINDS, point_frames
 from ketune.adapters.orthogonal import random_normal
-from ketune.adapters.update import Update
+from ketune.adapters.update import Update, lifted
 
 
 @dataclass
@@ -152,7 +152,7 @@ class CompassUpdate(Update):
 
     def delta_weight(self) -> Tensor:
         up, down = self.factors()
-        return up.float() @ down.float()
+        return lifted(up) @ lifted(down)
 
     @property
     def dtype(self) -> torch.dtype:
