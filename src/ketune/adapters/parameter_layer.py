@@ -7,12 +7,13 @@ linear in the layer's input can do it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from ketune.adapters.adapter_layer import AdapterLayer
@@ -31,6 +32,22 @@ class FrozenMatrix:
 
     def plain_weight(self) -> torch.Tensor:
         return self.weight
+
+
+@contextmanager
+def replaced(module: nn.Module, name: str, value: torch.Tensor) -> Iterator[None]:
+    """Lets a module see another tensor in the place of one of its own parameters.
+
+    FSDP1 puts the gathered parameter into the module's `__dict__`, where it hides the registered one; swapping that
+    one, as `torch.func.functional_call` does, would change nothing and say nothing.
+    """
+    store: Any = module.__dict__ if name in module.__dict__ else module._parameters
+    own = store[name]
+    store[name] = value
+    try:
+        yield
+    finally:
+        store[name] = own
 
 
 class ExpertsUpdate(Update):
@@ -98,6 +115,10 @@ class ParameterLayer(AdapterLayer):
         where = f"target_parameters: {self.parameter_name!r} of {type(base_layer).__name__}"
         if hasattr(parameter, "ds_shape"):
             raise ConfigError(f"{where} is partitioned by DeepSpeed ZeRO-3; adapt parameters with ZeRO-2 or FSDP2")
+        if self.parameter_name not in base_layer._parameters:
+            raise ConfigError(
+                f"{where} is computed from another tensor (torch.nn.utils.parametrize); remove that first"
+            )
         if parameter.dtype not in DTYPES:
             raise ConfigError(f"{where} is {parameter.dtype}; only floating point of 16 bits or more can be adapted")
         if parameter.ndim not in (2, 3):
@@ -152,7 +173,8 @@ class ParameterLayer(AdapterLayer):
         names = [name for name in self.active_adapters if name in self.updates]
         if self.disable_adapters or self.merged or not names:
             return self.base_layer(*args, **kwargs)
-        return functional_call(self.base_layer, {self._path(): self._adapted(names)}, args, kwargs)
+        with replaced(self.get_base_layer(), self.parameter_name, self._adapted(names)):
+            return self.base_layer(*args, **kwargs)
 
     def _adapted(self, names: list[str]) -> torch.Tensor:
         """The parameter with the updates of some adapters added."""
@@ -163,13 +185,6 @@ class ParameterLayer(AdapterLayer):
                 delta = self.update_of(name).delta_weight_beside(self)
                 total = total + (delta.mT if self.stored_transposed else delta).to(total.dtype)
             return total.to(weight.dtype)
-
-    def _path(self) -> str:
-        """The parameter's name inside `base_layer`."""
-        path, layer = self.parameter_name, self.base_layer
-        while isinstance(layer, ParameterLayer):
-            path, layer = f"base_layer.{path}", layer.base_layer
-        return path
 
     # ------------------------------------------------------------------------------------------------- merging
 

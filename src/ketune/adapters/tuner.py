@@ -26,6 +26,9 @@ from ketune.adapters.parameter_layer import ParameterLayer
 from ketune.adapters.update import Place
 
 
+FSDP1_WRAPPER = "_fsdp_wrapped_module."
+
+
 class AdapterTuner(BaseTuner):
     """Injects `AdapterLayer`s into a model; one subclass per method is made by `register`."""
 
@@ -240,6 +243,21 @@ class AdapterTuner(BaseTuner):
     # ---------------------------------------------------------------------------------------------------- saving
 
     @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        if any(FSDP1_WRAPPER in name for name, _ in model.named_modules()):
+            model = cast(nn.Module, _WithoutWrappers(model))
+            state_dict = {name.replace(FSDP1_WRAPPER, ""): tensor for name, tensor in state_dict.items()}
+        return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
+
+    @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         # PEFT looks for the adapter's name in the last two parts of the key; an update may nest deeper than that.
         for container in (f"{cls.prefix}update.", f"{cls.prefix}shared."):
@@ -276,6 +294,23 @@ class AdapterTuner(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class _WithoutWrappers:
+    """A model whose modules have the names that they have in state dicts, which leave out the wrappers of FSDP1.
+
+    PEFT 0.21 leaves out the outermost one only, and then finds no adapter in blocks that are wrapped themselves.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        for name, module in self._model.named_modules():
+            yield name.replace(FSDP1_WRAPPER, ""), module
 
 
 def _pass_adapter_names(
