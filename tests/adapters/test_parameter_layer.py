@@ -321,6 +321,16 @@ def test_parameters_of_few_bits_are_refused():
         get_peft_model(model, config("sora", target_modules=[]))
 
 
+def test_parameters_that_are_not_there_in_full_are_refused():
+    partitioned, computed = Mixture(), Mixture()
+    partitioned.experts.up.ds_shape = torch.Size((3, 8, 6))  # the mark of DeepSpeed's ZeRO-3
+    with pytest.raises(ConfigError, match="partitioned by DeepSpeed ZeRO-3"):
+        get_peft_model(partitioned, config("sora", target_modules=[]))
+    nn.utils.parametrizations.weight_norm(computed.router)
+    with pytest.raises(ConfigError, match="computed from another tensor"):
+        get_peft_model(computed, config("sora", target_modules=[], target_parameters=["router.weight"]))
+
+
 def test_rows_of_a_batch_with_adapters_of_their_own_are_refused():
     adapted = get_peft_model(Mixture(), config("sora")).eval()
     with pytest.raises(ValueError, match="one sum of weights serves all rows"):

@@ -66,15 +66,11 @@ def test_every_parameter_is_there_before_the_first_step_and_has_entries(kind):
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+# A layer norm over one readout is always zero, which the config refuses.
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "qaa restored"])
 def test_layers_of_width_one_have_no_empty_parameters(kind):
     """Narrow layers leave circuits without angles and rotations without planes."""
-    try:
-        model = get_peft_model(
-            nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 3)), CONFIGS[kind](target_modules=["0", "1"])
-        )
-    except ValueError:
-        pytest.skip("refused: the layer is too narrow for this setting")
-    empty = [n for n, p in model.named_parameters() if not p.numel()]
-    empty += [n for n, p in get_peft_model_state_dict(model).items() if not p.numel()]
-    assert not empty
+    narrow = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 3))
+    model = get_peft_model(narrow, CONFIGS[kind](target_modules=["0", "1"]))
+    tensors = {**dict(model.named_parameters()), **get_peft_model_state_dict(model)}
+    assert not [name for name, tensor in tensors.items() if not tensor.numel()]

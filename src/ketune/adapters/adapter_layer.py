@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import warnings
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from peft.utils.quantization_utils import TorchaoBackend
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -41,6 +43,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
         self._weight_before_merge: Any = None
+        self._stored_before_merge: Any = None
         self.in_features, self.out_features = self._find_widths(self.get_base_layer())
         self._active_adapter = [adapter_name]
         self.update_layer(adapter_name, config)
@@ -163,6 +166,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
         if not self.merged:
             self._weight_before_merge = self._keep_weight(weight)
+            self._stored_before_merge = self.base_layer, getattr(self.get_base_layer(), "weight", None)
         self.set_base_weight(total.to(weight.dtype))
         self.merged_adapters.extend(names)
 
@@ -171,12 +175,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        device = next(iter(self.get_base_layer().parameters())).device
+        device = self.stored_tensor().device
         if self.quantization_backend is None:
             self.set_base_weight(self._weight_before_merge.to(device))
         else:
             self._restore_quantized(device)
-        self._weight_before_merge = None
+        self._weight_before_merge = self._stored_before_merge = None
         self.merged_adapters.clear()
 
     def _keep_weight(self, weight: torch.Tensor) -> Any:
@@ -186,8 +190,19 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return weight.detach().clone()
 
     def _restore_quantized(self, device: torch.device) -> None:
-        # Quantising values that already lie on the quantiser's grid gives the same codes back.
-        self.set_base_weight(self._weight_before_merge.to(device))
+        layer, stored = self._stored_before_merge
+        if layer is not self.base_layer:  # HQQ quantises into a layer of its own, and the old one is still whole
+            self.base_layer = layer
+        elif isinstance(self.quantization_backend, TorchaoBackend):  # so is its old tensor
+            self.get_base_layer().weight = stored
+        else:  # bitsandbytes: quantising values that already lie on its grid gives the same codes back
+            self.set_base_weight(self._weight_before_merge.to(device))
+
+    def set_base_weight(self, weight_data: torch.Tensor) -> None:
+        before = self.base_layer
+        super().set_base_weight(weight_data)
+        if self.base_layer is not before:  # PEFT makes HQQ's new layer from the weight alone
+            self.base_layer.bias = before.bias
 
     def _check_mergeable(self, adapter_name: str) -> None:
         reason = self.update_of(adapter_name).why_not_mergeable
@@ -204,8 +219,23 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             delta = self.update_of(adapter_name).delta_weight_beside(self)
         return delta.mT if self.stored_transposed else delta
 
+    def stored_tensor(self) -> torch.Tensor:
+        """The first tensor of the base layer; GPTQ and AWQ keep all of theirs in buffers."""
+        base = self.get_base_layer()
+        return next(chain(base.parameters(), base.buffers()))
+
     def plain_weight(self) -> torch.Tensor:
-        """The frozen weight without any merged adapter, (out_features, in_features), dequantised where it has to be."""
+        """The frozen weight without any merged adapter, (out_features, in_features), dequantised where it has to be.
+
+        Raises:
+            TypeError: when the layer is quantised in a way that cannot be undone (GPTQ, AWQ and others).
+        """
+        backend = self.quantization_backend
+        if backend is not None and not backend.supports_merge:
+            raise TypeError(
+                f"a layer quantised by {backend.backend_name} cannot hand out its weight, which this adapter needs; "
+                "take a method that does not (QPA with target='lora'), or a base in bitsandbytes, HQQ or torchao"
+            )
         weight = self._weight_before_merge if self.merged else self.get_base_weight()
         return weight.mT if self.stored_transposed else weight
 

@@ -23,10 +23,8 @@ from ketune.adapters.adapter_layer import BASE_ONLY, AdapterLayer
 from ketune.adapters.combining import combined_config, copy_parts, make_shared
 from ketune.adapters.config import AdapterConfig, ConfigError
 from ketune.adapters.parameter_layer import ParameterLayer
+from ketune.adapters.sharding import FSDP1_WRAPPER, WithoutWrappers
 from ketune.adapters.update import Place
-
-
-FSDP1_WRAPPER = "_fsdp_wrapped_module."
 
 
 class AdapterTuner(BaseTuner):
@@ -119,7 +117,7 @@ class AdapterTuner(BaseTuner):
         config = cast(AdapterConfig, peft_config)
         known = model_config["model_type"] in self.target_module_mapping
         if config.target_modules is None and config.target_parameters and not known:
-            config.target_modules = set()
+            config.target_modules = []
         return super()._prepare_adapter_config(peft_config, model_config)
 
     # ------------------------------------------------------------------------------------- parts of all layers
@@ -140,7 +138,7 @@ class AdapterTuner(BaseTuner):
         if shared is None:
             return
         if layers:
-            weight = next(layers[0][1].get_base_layer().parameters())
+            weight = layers[0][1].stored_tensor()
             if weight.device.type != "meta" and not any(p.device.type == "meta" for p in shared.parameters()):
                 shared.to(weight.device, weight.dtype if weight.is_floating_point() else None)
         self.shared_parts()[adapter_name] = shared
@@ -253,7 +251,7 @@ class AdapterTuner(BaseTuner):
         **kwargs: Any,
     ) -> dict[str, Any]:
         if any(FSDP1_WRAPPER in name for name, _ in model.named_modules()):
-            model = cast(nn.Module, _WithoutWrappers(model))
+            model = cast(nn.Module, WithoutWrappers(model))
             state_dict = {name.replace(FSDP1_WRAPPER, ""): tensor for name, tensor in state_dict.items()}
         return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
 
@@ -294,23 +292,6 @@ class AdapterTuner(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
-
-
-class _WithoutWrappers:
-    """A model whose modules have the names that they have in state dicts, which leave out the wrappers of FSDP1.
-
-    PEFT 0.21 leaves out the outermost one only, and then finds no adapter in blocks that are wrapped themselves.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        for name, module in self._model.named_modules():
-            yield name.replace(FSDP1_WRAPPER, ""), module
 
 
 def _pass_adapter_names(
