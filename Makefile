@@ -23,7 +23,7 @@ compare: $(STAMP)  ## compare the five methods on the bundled model; ends with t
 test: $(STAMP)  ## run the tests (a few minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-# torchao and bitsandbytes change what PEFT imports, so they come only where they are tested.
+# torchao, bitsandbytes and hqq change what PEFT imports, so they come only where they are tested.
 $(VENV)/.quantization: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,quantization]"
 	touch $@

@@ -218,7 +218,7 @@ def adapter_modules(width: int, tokens: int) -> tuple[dict[str, nn.Module], Call
     assert torch.allclose(ours(x), theirs(x), atol=1e-5), "the two QAA updates differ"
     assert torch.allclose(call(ours), call(theirs), atol=1e-4), "the two QAA gradients differ"
     scale = theirs.angles.grad.abs().max()  # pyright: ignore[reportOptionalMemberAccess]
-    assert torch.allclose(ours.features.angles.grad, theirs.angles.grad, atol=1e-5 * float(scale))
+    assert torch.allclose(ours.features.turns.offset.grad, theirs.angles.grad, atol=1e-5 * float(scale))
     modules = {"LoRA r=8": lora, "QAA published": ours, "QAA recommended": recommended, "QAA in PennyLane": theirs}
     return modules, call, x
 

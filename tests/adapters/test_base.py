@@ -202,6 +202,29 @@ def test_an_adapter_can_be_switched_off_and_deleted(kind):
     assert not any("default" in name for name, _ in adapted.named_parameters())
 
 
+@every_method
+def test_other_modules_train_and_are_saved_with_the_adapter(kind, tmp_path):
+    """`modules_to_save`: a head that trains in full, each adapter its own."""
+    base, x = TwoLayers(), torch.randn(16, 10)
+    settings = {"target_modules": ["lin0"], "modules_to_save": ["lin1"], "init_weights": False}
+    adapted = adapt(kind, copy.deepcopy(base), **settings)
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1e-3)
+    adapted(x).square().mean().backward()
+    optimizer.step()
+    head = adapted.get_base_model().lin1.modules_to_save["default"]
+    assert not torch.equal(head.weight, base.lin1.weight)
+    adapted.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert torch.equal(saved["base_model.model.lin1.weight"], head.weight)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    assert torch.equal(loaded(x), adapted(x))
+    loaded.add_adapter("second", CONFIGS[kind](**settings))
+    loaded.set_adapter("second")
+    assert torch.equal(loaded.get_base_model().lin1.modules_to_save["second"].weight, base.lin1.weight)
+    with adapted.disable_adapter():
+        assert torch.equal(adapted(x), base(x))
+
+
 # A bottleneck on the layer's output also sees what the adapters before it have added.
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "qpa adapter"])
 def test_two_active_adapters_add_up(kind):
@@ -366,12 +389,16 @@ def test_loading_what_is_no_adapter_says_what_to_pass(tmp_path):
 
 
 @every_method
-def test_torch_compile_gives_the_same_outputs_without_graph_breaks(kind):
+def test_torch_compile_gives_the_same_outputs_and_gradients_without_graph_breaks(kind):
     torch._dynamo.reset()  # its limit on recompilations counts across tests
     adapted = adapt(kind, init_weights=False)
     x = torch.randn(4, 10)
     compiled = torch.compile(adapted, backend="aot_eager", fullgraph=True)
-    assert torch.allclose(compiled(x), adapted(x), atol=1e-5)
+    outputs = compiled(x), adapted(x)
+    assert torch.allclose(*outputs, atol=1e-5)
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    for ours, plain in zip(*(torch.autograd.grad(y.square().sum(), trained) for y in outputs)):
+        assert torch.allclose(ours, plain, atol=1e-4 * max(1.0, float(plain.abs().max())))
 
 
 def test_sizes_can_differ_by_layer():

@@ -54,7 +54,18 @@ def test_every_suite_passes(tmp_path, cases, at_least):
 
 @pytest.mark.skipif(not (find_spec("bitsandbytes") and find_spec("torchao")), reason="needs the extra 'quantization'")
 @pytest.mark.parametrize(
-    ("cases", "at_least"), [("peft_cases.py", 25), ("peft_cases_pauli_z.py", 5), ("peft_cases_quanta.py", 12)]
+    ("cases", "at_least"),
+    [
+        ("peft_cases.py", 30),
+        ("peft_cases_pauli_z.py", 12),
+        ("peft_cases_quantum_peft.py", 30),
+        ("peft_cases_quic.py", 30),
+        ("peft_cases_quanta.py", 15),
+        ("peft_cases_compass.py", 30),
+        ("peft_cases_qtha_linear.py", 15),
+        ("peft_cases_qtha.py", 12),
+        ("peft_cases_qpa.py", 30),
+    ],
 )
 def test_the_suite_of_quantised_bases_passes(tmp_path, cases, at_least):
     print(run_suite(tmp_path, cases, "quant", at_least))

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import warnings
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from peft.utils.quantization_utils import TorchaoBackend
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ketune.adapters.config import AdapterConfig
-from ketune.adapters.update import Update
+from ketune.adapters.update import Place, Update
 
 BASE_ONLY = "__base__"
 """PEFT's name, in `adapter_names`, for a row that no adapter touches."""
@@ -27,25 +29,47 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     has_shared_part: bool = False
     """Whether updates of this method share a part, kept by the tuner."""
 
+    stored_transposed: bool
+    """Whether the base stores its weight as (in_features, out_features)."""
+
     adapter_layer_names: tuple[str, ...] = ()
     other_param_names: tuple[str, ...] = ()
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **kwargs: Any) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.quantization_backend = resolve_quantization_backend(
-            self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
-        )
+        self.quantization_backend = self._resolve_backend(self.get_base_layer(), **kwargs)
         setattr(self, self.adapter_layer_names[0], nn.ModuleDict())
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
         self._weight_before_merge: Any = None
-        in_features, out_features = _get_in_out_features(self.get_base_layer())
-        if in_features is None or out_features is None:
-            raise TypeError(f"a {type(self.get_base_layer()).__name__} has no input and output width to adapt")
-        self.in_features, self.out_features = in_features, out_features
+        self._stored_before_merge: Any = None
+        self.in_features, self.out_features = self._find_widths(self.get_base_layer())
         self._active_adapter = [adapter_name]
         self.update_layer(adapter_name, config)
+
+    def _resolve_backend(self, base_layer: nn.Module, **kwargs: Any) -> Any:
+        return resolve_quantization_backend(
+            base_layer, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
+        )
+
+    def _find_widths(self, base_layer: nn.Module) -> tuple[int, int]:
+        in_features, out_features = _get_in_out_features(base_layer)
+        if in_features is None or out_features is None:
+            raise TypeError(f"a {type(base_layer).__name__} has no input and output width to adapt")
+        self.stored_transposed = isinstance(base_layer, Conv1D)
+        return in_features, out_features
+
+    def _make_update(self, config: AdapterConfig) -> Update:
+        return config.make_update(self.in_features, self.out_features)
+
+    def key(self, name: str) -> str:
+        """What is adapted, for a layer that the base model calls `name`."""
+        return name
+
+    def places(self, name: str, first: int) -> list[Place]:
+        """Where the matrices of this layer stand among those of all layers, counted from `first`."""
+        return [Place(first, self.key(name), self.in_features, self.out_features)]
 
     @property
     def updates(self) -> nn.ModuleDict:
@@ -54,7 +78,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: AdapterConfig, inference_mode: bool = False) -> None:
         """Add one adapter to this layer."""
-        update = config.make_update(self.in_features, self.out_features)
+        update = self._make_update(config)
         if not config.init_weights:
             update.randomize()
         self.updates[adapter_name] = update
@@ -128,31 +152,35 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         Raises:
             ValueError: when an update is not linear in x, or `safe_merge` meets a value that is not finite.
         """
-        for name in check_adapters_to_merge(self, adapter_names) or []:
-            if name not in self.updates:
-                continue
+        names = [name for name in check_adapters_to_merge(self, adapter_names) or [] if name in self.updates]
+        if not names:
+            return
+        for name in names:
             self._check_mergeable(name)
-            weight = self.get_base_weight()
-            delta = self.get_delta_weight(name).to(device=weight.device, dtype=torch.float32)
-            merged = (weight.to(torch.promote_types(weight.dtype, torch.float32)) + delta).to(weight.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
+        weight = self.get_base_weight()
+        # The sum of several adapters is rounded once, and nothing is changed before all of them are known to be sound.
+        total = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        for name in names:
+            total = total + self.get_delta_weight(name).to(total)
+            if safe_merge and not torch.isfinite(total.to(weight.dtype)).all():
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
-            if not self.merged:
-                self._weight_before_merge = self._keep_weight(weight)
-            self.set_base_weight(merged)
-            self.merged_adapters.append(name)
+        if not self.merged:
+            self._weight_before_merge = self._keep_weight(weight)
+            self._stored_before_merge = self.base_layer, getattr(self.get_base_layer(), "weight", None)
+        self.set_base_weight(total.to(weight.dtype))
+        self.merged_adapters.extend(names)
 
     def unmerge(self) -> None:
         """Put the weight back as it was before the first merge."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        device = next(iter(self.get_base_layer().parameters())).device
+        device = self.stored_tensor().device
         if self.quantization_backend is None:
             self.set_base_weight(self._weight_before_merge.to(device))
         else:
             self._restore_quantized(device)
-        self._weight_before_merge = None
+        self._weight_before_merge = self._stored_before_merge = None
         self.merged_adapters.clear()
 
     def _keep_weight(self, weight: torch.Tensor) -> Any:
@@ -162,8 +190,19 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return weight.detach().clone()
 
     def _restore_quantized(self, device: torch.device) -> None:
-        # Quantising values that already lie on the quantiser's grid gives the same codes back.
-        self.set_base_weight(self._weight_before_merge.to(device))
+        layer, stored = self._stored_before_merge
+        if layer is not self.base_layer:  # HQQ quantises into a layer of its own, and the old one is still whole
+            self.base_layer = layer
+        elif isinstance(self.quantization_backend, TorchaoBackend):  # so is its old tensor
+            self.get_base_layer().weight = stored
+        else:  # bitsandbytes: quantising values that already lie on its grid gives the same codes back
+            self.set_base_weight(self._weight_before_merge.to(device))
+
+    def set_base_weight(self, weight_data: torch.Tensor) -> None:
+        before = self.base_layer
+        super().set_base_weight(weight_data)
+        if self.base_layer is not before:  # PEFT makes HQQ's new layer from the weight alone
+            self.base_layer.bias = before.bias
 
     def _check_mergeable(self, adapter_name: str) -> None:
         reason = self.update_of(adapter_name).why_not_mergeable
@@ -178,12 +217,27 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._check_mergeable(adapter_name)
         with torch.no_grad():
             delta = self.update_of(adapter_name).delta_weight_beside(self)
-        return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
+        return delta.mT if self.stored_transposed else delta
+
+    def stored_tensor(self) -> torch.Tensor:
+        """The first tensor of the base layer; GPTQ and AWQ keep all of theirs in buffers."""
+        base = self.get_base_layer()
+        return next(chain(base.parameters(), base.buffers()))
 
     def plain_weight(self) -> torch.Tensor:
-        """The frozen weight without any merged adapter, (out_features, in_features), dequantised where it has to be."""
+        """The frozen weight without any merged adapter, (out_features, in_features), dequantised where it has to be.
+
+        Raises:
+            TypeError: when the layer is quantised in a way that cannot be undone (GPTQ, AWQ and others).
+        """
+        backend = self.quantization_backend
+        if backend is not None and not backend.supports_merge:
+            raise TypeError(
+                f"a layer quantised by {backend.backend_name} cannot hand out its weight, which this adapter needs; "
+                "take a method that does not (QPA with target='lora'), or a base in bitsandbytes, HQQ or torchao"
+            )
         weight = self._weight_before_merge if self.merged else self.get_base_weight()
-        return weight.T if isinstance(self.get_base_layer(), Conv1D) else weight
+        return weight.mT if self.stored_transposed else weight
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return adapter_name in self.updates and self.update_of(adapter_name).why_not_mergeable is None

@@ -2,8 +2,9 @@
 frozen linear map, `y = W0 x + update(x)`), joined by one call of `register`.
 
 All the rest is written once: `adapter_layer.py` has the layer (forward, several adapters, adapters per row of a batch,
-disabling, merging and exact unmerging, `torch.nn.Linear` and `Conv1D`, quantised bases, dtypes), `tuner.py` the model
-(injection, parts shared by all layers, weighted sums, saving and loading).
+disabling, merging and exact unmerging, `torch.nn.Linear` and `Conv1D`, quantised bases, dtypes), `parameter_layer.py`
+parameters that are no layer's weight, `tuner.py` the model (injection, parts shared by all layers, weighted sums,
+saving and loading).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ketune.adapters._peft_types import register_with_peft
 from ketune.adapters.adapter_layer import BASE_ONLY, AdapterLayer
 from ketune.adapters.combining import counting_parts, make_update
 from ketune.adapters.config import AdapterConfig
+from ketune.adapters.parameter_layer import ParameterLayer
 from ketune.adapters.tuner import AdapterTuner
 from ketune.adapters.update import Update
 
@@ -46,19 +48,26 @@ def register(name: str, config_cls: type[ConfigT], update_cls: type[Update]) -> 
             "__module__": home,
         },
     )
+    parameter_cls = type(
+        # PEFT finds wrappers of parameters, and looks into nested ones, by this class name.
+        "ParamWrapper",
+        (ParameterLayer, layer_cls),
+        {"__module__": home, "__qualname__": f"{title}Parameter"},
+    )
     tuner_cls = type(
         f"{title}Model",
         (AdapterTuner,),
         {
             "prefix": f"{name}_",
             "tuner_layer_cls": layer_cls,
+            "parameter_layer_cls": parameter_cls,
             "uses_shared_state": config_cls.has_shared_part,
             "__module__": home,
         },
     )
     # Pickle finds classes by module and name, so the generated ones have to be there.
-    for cls in (layer_cls, tuner_cls):
-        setattr(sys.modules[home], cls.__name__, cls)
+    for cls in (layer_cls, parameter_cls, tuner_cls):
+        setattr(sys.modules[home], cls.__qualname__, cls)
     config_cls.method = name
     config_cls.parameter_count = counting_parts(config_cls.parameter_count)
     config_cls.model_parameter_count = counting_parts(config_cls.model_parameter_count)

@@ -84,7 +84,7 @@ def _spread(features: CircuitFeatures, x: torch.Tensor) -> tuple[float, float]:
         floor = 1e-6 * torch.eye(len(covariance), device=x.device)
         return torch.linalg.slogdet(covariance + floor)[1] / len(covariance)
 
-    start = features.angles.detach().float()
+    start = features.angles.detach()
     candidates = [start] + [torch.empty_like(start).uniform_(-torch.pi, torch.pi) for _ in range(N_CANDIDATES)]
     with torch.no_grad():
         values = [float(objective(angles)) for angles in candidates]
@@ -101,5 +101,5 @@ def _spread(features: CircuitFeatures, x: torch.Tensor) -> tuple[float, float]:
         value = float(objective(angles))
         if value > best_value:
             best, best_value = angles.detach(), value
-        features.angles.copy_(best.to(features.angles.dtype))
+        features.turns.restart(best)
     return values[0], best_value

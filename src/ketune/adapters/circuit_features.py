@@ -8,6 +8,7 @@ from itertools import combinations
 import torch
 from torch import nn
 
+from ketune.adapters.started_angles import StartedAngles
 from ketune.circuits import Circuit, run
 
 
@@ -49,11 +50,9 @@ class CircuitFeatures(nn.Module):
         circuit: the circuit; one without gates reads the encoded input itself.
         readout: as in `ketune.circuits.run`; Pauli words are as long as the circuit is wide.
         width: how many of the readout's values to keep, from the first on.
-        trainable: whether the angles are a parameter; otherwise they are a buffer, saved with the adapter.
+        trainable: whether the angles train; their start is saved with the adapter in either case.
         zeros: start at angle zero instead of uniformly in (-pi, pi).
     """
-
-    angles: torch.Tensor
 
     def __init__(
         self, circuit: Circuit, readout: str | list[str], width: int, trainable: bool = True, zeros: bool = False
@@ -65,10 +64,12 @@ class CircuitFeatures(nn.Module):
         angles = torch.zeros(circuit.n_angles)
         if not zeros:
             angles.uniform_(-math.pi, math.pi)
-        if trainable:
-            self.angles = nn.Parameter(angles)
-        else:
-            self.register_buffer("angles", angles)
+        self.turns = StartedAngles(angles, trainable)
+
+    @property
+    def angles(self) -> torch.Tensor:
+        """The angles as they are now, (n_angles,), float32 or better."""
+        return self.turns()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.read(x, self.angles)

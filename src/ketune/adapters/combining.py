@@ -12,7 +12,7 @@ from torch import nn
 
 from ketune.adapters.config import AdapterConfig
 from ketune.adapters.fields import plain_values
-from ketune.adapters.update import Place, Update
+from ketune.adapters.update import HasWeight, Place, Update
 
 if TYPE_CHECKING:
     from ketune.adapters.adapter_layer import AdapterLayer
@@ -44,7 +44,7 @@ class CombinedUpdate(Update):
         terms = [w * part.beside(x, output, layer) for w, part in zip(self.weights, self._updates())]
         return sum(terms[1:], terms[0])
 
-    def delta_weight_beside(self, layer: AdapterLayer) -> torch.Tensor:
+    def delta_weight_beside(self, layer: HasWeight) -> torch.Tensor:
         terms = [w * part.delta_weight_beside(layer) for w, part in zip(self.weights, self._updates())]
         return sum(terms[1:], terms[0])
 
@@ -69,10 +69,10 @@ def combined_config(configs: Sequence[AdapterConfig], weights: Sequence[float]) 
     return replace(configs[0], combined=parts, size_pattern={}, inference_mode=False, dropout=0.0)
 
 
-def combined_for_module(config: AdapterConfig, name: str) -> AdapterConfig:
-    """A combined config for one module: `AdapterConfig.for_module` of each part."""
+def changed_parts(config: AdapterConfig, change: Callable[[AdapterConfig], AdapterConfig]) -> AdapterConfig:
+    """A combined config with each of its parts changed: by `AdapterConfig.for_module`, say."""
     parts = zip(config.combined or (), part_configs(config))
-    return replace(config, combined=[{**part, "config": _settings(its.for_module(name))} for part, its in parts])
+    return replace(config, combined=[{**part, "config": _settings(change(its))} for part, its in parts])
 
 
 def _settings(config: AdapterConfig) -> dict[str, Any]:
@@ -81,6 +81,11 @@ def _settings(config: AdapterConfig) -> dict[str, Any]:
 
 def copy_parts(combined: Update, updates: Sequence[Update]) -> None:
     """Gives a combined update the values of the updates that it adds up."""
+    experts = [getattr(update, "experts", None) for update in (combined, *updates)]
+    if experts[0] is not None:
+        for sums, *its in zip(*cast(list[nn.ModuleList], experts)):
+            copy_parts(sums, its)
+        return
     for part, update in zip(cast(CombinedUpdate, combined).parts, updates):
         part.load_state_dict(update.state_dict())
 

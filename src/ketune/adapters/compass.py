@@ -16,7 +16,7 @@ from ketune.adapters.config import AdapterConfig
 from ketune.adapters.controls import CONTROLS, givens_rotation
 from ketune.adapters.frames import KINDS, point_frames
 from ketune.adapters.orthogonal import random_normal
-from ketune.adapters.update import Update
+from ketune.adapters.update import Update, lifted
 from ketune.circuits import Circuit, simplified_two_design
 
 
@@ -166,7 +166,7 @@ class CompassUpdate(Update):
 
     def low_rank_factors(self) -> tuple[Tensor, Tensor]:
         up, down = self.factors()
-        return up.float(), down.float()
+        return lifted(up), lifted(down)
 
     @property
     def dtype(self) -> torch.dtype:

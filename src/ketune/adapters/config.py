@@ -95,6 +95,14 @@ class AdapterConfig(Checks, PeftConfig):
     layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "Name of the list of layers in the model, if it is not a common one."}
     )
+    target_parameters: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names (suffixes) of parameters to adapt where there is no linear layer, such as fused experts' "
+            "'mlp.experts.gate_up_proj'; each expert gets an update of its own. For methods linear in the layer's "
+            "input. target_modules=[] adapts nothing else."
+        },
+    )
     size_pattern: dict[str, int] = field(
         default_factory=dict,
         metadata={
@@ -126,14 +134,20 @@ class AdapterConfig(Checks, PeftConfig):
         if self.layers_pattern and self.layers_to_transform is None:
             self._refuse("layers_pattern", self.layers_pattern, "pass layers_to_transform as well")
         self._require("dropout", 0.0 <= self.dropout < 1.0, "must be in [0, 1)")
+        if self.target_parameters is not None:
+            advice = "pass a list of names; regular expressions are not supported"
+            self._require("target_parameters", not isinstance(self.target_parameters, str), advice)
+            self.target_parameters = sorted(self.target_parameters)
+            advice = "must be 0 with target_parameters, whose inputs are not seen"
+            self._require("dropout", not self.target_parameters or self.dropout == 0, advice)
         self._choose("bias", ("none", "all", f"{self.method}_only"))
 
     def for_module(self, name: str) -> Self:
         """The config for the module of this name: with the size that `size_pattern` gives it and a seed of its own."""
         if self.combined:
-            from ketune.adapters.combining import combined_for_module
+            from ketune.adapters.combining import changed_parts
 
-            return cast(Self, combined_for_module(self, name))
+            return cast(Self, changed_parts(self, lambda part: part.for_module(name)))
         changes: dict[str, Any] = {}
         key = get_pattern_key(list(self.size_pattern), name)
         if key in self.size_pattern:
@@ -141,6 +155,17 @@ class AdapterConfig(Checks, PeftConfig):
         if hasattr(self, "seed"):
             changes["seed"] = module_seed(self.seed, name)  # pyright: ignore[reportAttributeAccessIssue]
         return replace(self, **changes) if changes else self
+
+    def for_expert(self, number: int) -> Self:
+        """The config for one matrix of a stack of them: with a seed of its own."""
+        if self.combined:
+            from ketune.adapters.combining import changed_parts
+
+            return cast(Self, changed_parts(self, lambda part: part.for_expert(number)))
+        if not hasattr(self, "seed"):
+            return self
+        seed = module_seed(self.seed, str(number))  # pyright: ignore[reportAttributeAccessIssue]
+        return replace(self, seed=seed)  # pyright: ignore[reportCallIssue]
 
     def parameter_count(self, in_features: int, out_features: int) -> int:
         """Number of trainable parameters that this method adds to one linear layer of the given shape, exactly."""
@@ -150,7 +175,8 @@ class AdapterConfig(Checks, PeftConfig):
         """The same for all layers of an adapter together, which is more or less than a sum where they share a part.
 
         Args:
-            shapes: (in_features, out_features) of each layer, in the model's order.
+            shapes: (in_features, out_features) of each layer, in the model's order; a parameter that holds the weights
+                of several experts counts as so many layers.
         """
         return sum(self.parameter_count(*shape) for shape in shapes)
 

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ketune.adapters.orthogonal import givens_rotation
+from ketune.adapters.started_angles import StartedAngles
 from ketune.circuits import QuantumLayer
 
 CONTROLS = ("trained", "frozen", "classical", "none")
@@ -59,13 +60,13 @@ class GivensFeatures(nn.Module):
         self.n_readouts = n_readouts
         self.linear = linear
         self.size = max(2, n_readouts)
-        self.angles = nn.Parameter(torch.empty(n_angles).uniform_(-torch.pi, torch.pi))
+        self.turns = StartedAngles(torch.empty(n_angles).uniform_(-torch.pi, torch.pi))
         self.register_buffer("signs", walsh_rows(self.size, in_features), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., in_features) to (..., n_readouts), float32 or better."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        rotation = givens_rotation(self.angles.to(x.dtype), self.size)[: self.n_readouts]
+        rotation = givens_rotation(self.turns().to(x.dtype), self.size)[: self.n_readouts]
         projected = x @ (rotation @ self.signs.to(x.dtype)).T
         if self.linear:
             return projected / self.signs.shape[1] ** 0.5

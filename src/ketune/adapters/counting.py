@@ -14,6 +14,7 @@ from peft import PeftConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from ketune.adapters.adapter_layer import AdapterLayer
 from ketune.adapters.config import ConfigError
 from ketune.adapters.registry import Method
 from ketune.assets.names import resolve_model
@@ -219,11 +220,15 @@ def _evenly(n: int) -> list[int]:
 
 
 def adapted_modules(model: PreTrainedModel, config: PeftConfig) -> list[str]:
-    """The names of the modules of a `meta_model` that a config puts an adapter on, in the model's order."""
+    """The names of the modules of a `meta_model` that a config puts an adapter on, in the model's order.
+
+    Of parameters (`target_parameters`) it is the parameter's name.
+    """
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adapted: Any = get_peft_model(model, replace(config))
-    names = [name for name, m in adapted.base_model.model.named_modules() if isinstance(m, BaseTunerLayer)]
+    layers = ((name, m) for name, m in adapted.base_model.model.named_modules() if isinstance(m, BaseTunerLayer))
+    names = [m.key(name) if isinstance(m, AdapterLayer) else name for name, m in layers]
     adapted.unload()
     return names
 

@@ -35,8 +35,8 @@ def export_plain(model: PeftModel, folder: str | Path, adapter_name: str = "defa
         The folder.
 
     Raises:
-        ConfigError: for an adapter that is not QPA, a weighted sum, biases that train along, or `target="adapter"`,
-            which PEFT has no counterpart of.
+        ConfigError: for an adapter that is not QPA, a weighted sum, biases that train along, `target_parameters`, or
+            `target="adapter"`, which PEFT has no counterpart of.
     """
     config = model.peft_config.get(adapter_name)
     if isinstance(config, QPAPrefixConfig):
@@ -66,6 +66,8 @@ def _lora(model: PeftModel, config: QPAConfig, adapter_name: str) -> tuple[PeftC
         raise ConfigError("export_plain: target='adapter' is a bottleneck on the output, which PEFT has no adapter for")
     if config.bias != "none":
         raise ConfigError(f"export_plain: bias={config.bias!r} changes the base model's biases; train with bias='none'")
+    if config.target_parameters:
+        raise ConfigError("export_plain: target_parameters has no plain counterpart; merge the adapter instead")
     inner: Any = model.base_model
     prefix = "base_model.model."
     layers = {

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from ketune.adapters.adapter_layer import AdapterLayer
+    from ketune.adapters.update import HasWeight
 
 
 class LowRank:
@@ -48,7 +49,7 @@ class LowRank:
         up, down = self.factors(now, moved)
         return F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype))
 
-    def delta_weight(self, now: torch.Tensor, moved: torch.Tensor, layer: AdapterLayer) -> torch.Tensor:
+    def delta_weight(self, now: torch.Tensor, moved: torch.Tensor, layer: HasWeight) -> torch.Tensor:
         """The change of the layer's weight (out, in)."""
         up, down = self.factors(now, moved)
         return up @ down
@@ -93,7 +94,7 @@ class DirectionAndMagnitude(LowRank):
         step = F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype))
         return (gain - 1) * plain + gain * step
 
-    def delta_weight(self, now: torch.Tensor, moved: torch.Tensor, layer: AdapterLayer) -> torch.Tensor:
+    def delta_weight(self, now: torch.Tensor, moved: torch.Tensor, layer: HasWeight) -> torch.Tensor:
         up, down = self.factors(now, moved)
         weight = layer.plain_weight()
         gain, _ = self.gain(up, down, moved, weight)

@@ -190,7 +190,7 @@ def _twins(model: PeftModel, config: PeftConfig, adapter_name: str) -> Iterator[
     assert isinstance(config, AdapterConfig)
     tuner = cast(AdapterTuner, model.base_model)
     for name, layer in tuner.adapted_layers(adapter_name):
-        yield layer.update_of(adapter_name), config.for_module(name).make_update(layer.in_features, layer.out_features)
+        yield layer.update_of(adapter_name), layer._make_update(config.for_module(layer.key(name)))
     shared = make_shared(config, tuner.places(adapter_name))
     if shared is not None:
         yield tuner.shared_parts()[adapter_name], shared

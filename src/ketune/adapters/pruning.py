@@ -27,8 +27,8 @@ def prune(model: PeftModel, adapter_name: str = "default") -> PeftModel:
         The base model with a LoRA adapter, one rank per layer; `save_pretrained` gives files that PEFT alone loads.
 
     Raises:
-        ConfigError: when the adapter is not SoRA, the base model's biases train with it, it is one of several, or no
-            gate is left.
+        ConfigError: when the adapter is not SoRA, the base model's biases train with it, it adapts parameters without
+            a layer, it is one of several, or no gate is left.
     """
     config = model.peft_config.get(adapter_name)
     if not isinstance(config, SoraConfig):
@@ -39,6 +39,11 @@ def prune(model: PeftModel, adapter_name: str = "default") -> PeftModel:
         raise ConfigError(f"prune: the model has the adapters {sorted(model.peft_config)}; delete the others first")
     if config.bias != "none":
         raise ConfigError(f"prune: bias={config.bias!r} changes the base model, which a LoRA adapter would not carry")
+    if config.target_parameters:
+        raise ConfigError(
+            f"prune: target_parameters={config.target_parameters} has ranks that differ from expert to expert, which "
+            "no LoRA adapter can hold; merge the adapter instead"
+        )
     inner: Any = model.base_model
     updates: dict[str, SoraUpdate] = {}
     for name, layer in inner.model.named_modules():

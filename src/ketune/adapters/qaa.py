@@ -16,7 +16,7 @@ from ketune.adapters.calibration import spread_readouts
 from ketune.adapters.circuit_features import CircuitFeatures, n_wires_for, unit_factor, z_words
 from ketune.adapters.config import AdapterConfig, ConfigError
 from ketune.adapters.controls import CONTROLS, GivensFeatures
-from ketune.adapters.update import Update
+from ketune.adapters.update import Update, lifted
 from ketune.circuits import ANSATZE, ENTANGLERS, Circuit
 
 READOUTS = ("pauli_z", "probabilities", "amplitudes")
@@ -218,8 +218,9 @@ class QAAUpdate(Update):
         return up @ down
 
     def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        z = self.features(torch.eye(self.in_features, device=self.up.device))
-        return self.up.float() * self.factor, z.T
+        up = lifted(self.up)
+        z = self.features(torch.eye(self.in_features, dtype=up.dtype, device=up.device))
+        return up * self.factor, z.T.to(up.dtype)
 
 
 register("qaa", QAAConfig, QAAUpdate)

@@ -13,7 +13,7 @@ from ketune.adapters.config import AdapterConfig, ConfigError, module_seed
 from ketune.adapters.generated import TARGETS, LowRank
 from ketune.adapters.generator import GeneratorBank, one_bank
 from ketune.adapters.generator_fields import RELEASED_HIDDEN, GeneratorFields, make_plan
-from ketune.adapters.update import Place, Update
+from ketune.adapters.update import HasWeight, Place, Update
 from ketune.circuits import Circuit
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class QPAConfig(GeneratorFields, AdapterConfig):
         groups = []
         for place, length in zip(places, lengths):
             chunk = self.for_module(place.name).chunk
-            groups.append((make_plan([length], chunk, self.n_generators), module_seed(self.seed, place.name)))
+            groups.append((make_plan([length], chunk, self.n_generators), module_seed(self.seed, place.seed_name)))
         return GeneratorBank(self, groups, lengths, not self.init_weights)
 
 
@@ -150,7 +150,7 @@ class QPAUpdate(Update):
     def beside(self, x: torch.Tensor, output: torch.Tensor, layer: AdapterLayer) -> torch.Tensor:
         return self.target.change(*self.vectors(x.device), x, output, layer)
 
-    def delta_weight_beside(self, layer: AdapterLayer) -> torch.Tensor:
+    def delta_weight_beside(self, layer: HasWeight) -> torch.Tensor:
         return self.target.delta_weight(*self.vectors(layer.plain_weight().device), layer)
 
     def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ketune.adapters.base import register
 from ketune.adapters.config import AdapterConfig
 from ketune.adapters.controls import CONTROLS, SmallNetwork, freeze_angles, matched_network
-from ketune.adapters.update import Update
+from ketune.adapters.update import Update, lifted
 from ketune.circuits import MAX_WIRES, Circuit, QuantumLayer, crz_two_rings, with_uploads
 from ketune.tensor_networks import TrainLinear, TrainMatrix, balanced_modes, transpose_cores
 
@@ -228,7 +228,7 @@ class QTHAUpdate(Update):
         """M_A MPO_A, (r, in_features), and (alpha / r) MPO_B M_B, (out_features, r), in float32 or better."""
         assert self.m_a is not None
         assert self.m_b is not None
-        down, up = _lifted(self.m_a), _lifted(self.m_b) * self.scale
+        down, up = lifted(self.m_a), lifted(self.m_b) * self.scale
         if self.mpo_a is not None:
             first, second = self.mpos()
             down = first.shape.transposed.apply(transpose_cores(_cores(first)), down)
@@ -243,13 +243,13 @@ class QTHAUpdate(Update):
 
     def middle(self, z: torch.Tensor) -> torch.Tensor:
         """f(z): (..., r) to (..., r)."""
-        linear = F.linear(z, _lifted(self.w_c)) if self.w_c is not None else None
+        linear = F.linear(z, lifted(self.w_c)) if self.w_c is not None else None
         branch = None
         if self.network is not None:
             branch = self.network(z)
         elif self.qnn is not None:
             branch = self.qnn(z if self.angle_scale is None else self.angle_scale * torch.tanh(z)).to(z.dtype)
-            branch = branch if self.w_q is None else F.linear(branch, _lifted(self.w_q))
+            branch = branch if self.w_q is None else F.linear(branch, lifted(self.w_q))
         if branch is None or linear is None:
             return branch if linear is None else linear  # pyright: ignore[reportReturnType]
         return (1 + branch) * linear if self.multiplies else branch + linear
@@ -267,7 +267,7 @@ class QTHAUpdate(Update):
             return None
         assert self.w_c is not None
         down, up = self.ends()
-        return up @ _lifted(self.w_c), down
+        return up @ lifted(self.w_c), down
 
 
 def upload_layer(n_wires: int, n_layers: int) -> QuantumLayer:
@@ -289,11 +289,7 @@ def _matrix(rows: int, columns: int) -> nn.Parameter:
 
 
 def _cores(train: TrainLinear) -> list[torch.Tensor]:
-    return [_lifted(core) for core in train.cores]
-
-
-def _lifted(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return [lifted(core) for core in train.cores]
 
 
 register("qtha", QTHAConfig, QTHAUpdate)

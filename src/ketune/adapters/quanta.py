@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ketune.adapters.base import register
 from ketune.adapters.config import AdapterConfig
 from ketune.adapters.controls import CONTROLS
-from ketune.adapters.update import Update
+from ketune.adapters.update import Update, lifted
 from ketune.tensor_networks.axes import Axes, balanced_axes
 from ketune.tensor_networks.gate_chain import GateChain
 from ketune.tensor_networks.gate_graphs import GRAPHS, Pair, gate_pairs
@@ -203,8 +203,8 @@ class QuantaUpdate(Update):
 
     def delta_weight(self) -> torch.Tensor:
         if self.scattered:
-            return self._scatter(self.offsets.float())
-        return difference_matrix(self.chain, self.start.float(), self.offsets.float(), self.first_order)
+            return self._scatter(lifted(self.offsets))
+        return difference_matrix(self.chain, lifted(self.start), lifted(self.offsets), self.first_order)
 
     def _scatter(self, entries: torch.Tensor) -> torch.Tensor:
         empty = entries.new_zeros(self.in_features * self.out_features)
@@ -212,7 +212,7 @@ class QuantaUpdate(Update):
 
     def gates(self) -> list[torch.Tensor]:
         """The gates as they are now, each as (out_m, out_n, in_m, in_n), in the order in which they act."""
-        values = (self.start.float() + self.offsets.float()).split(self.chain.sizes)
+        values = (lifted(self.start) + lifted(self.offsets)).split(self.chain.sizes)
         return [value.reshape(gate.shape) for value, gate in zip(values, self.chain.gates)]
 
 

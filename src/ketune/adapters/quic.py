@@ -15,7 +15,7 @@ from ketune.adapters.compound import compound_change, compound_table, largest_ax
 from ketune.adapters.config import AdapterConfig
 from ketune.adapters.controls import CONTROLS
 from ketune.adapters.orthogonal import cayley_change, plane_rotation_change, random_normal, skew
-from ketune.adapters.update import Update
+from ketune.adapters.update import HasWeight, Update
 
 if TYPE_CHECKING:
     from ketune.adapters.adapter_layer import AdapterLayer
@@ -222,7 +222,7 @@ class QuicUpdate(Update):
         work = 0 if self.control in ("classical", "none") else self.n_chained * self.blocks.work * MATRIX_ADVANTAGE
         return samples * work > self.out_features * work + samples * self.out_features**2
 
-    def delta_weight_beside(self, layer: AdapterLayer) -> Tensor:
+    def delta_weight_beside(self, layer: HasWeight) -> Tensor:
         weight = layer.plain_weight()
         return self.change(weight.to(torch.promote_types(weight.dtype, torch.float32)))
 

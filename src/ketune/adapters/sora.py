@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from ketune.adapters.base import register
 from ketune.adapters.config import AdapterConfig
-from ketune.adapters.update import Update
+from ketune.adapters.update import Update, lifted
 from ketune.optim.proximal import SCHEDULES, THRESHOLDS, Proximal, sparsity_phases
 
 
@@ -125,19 +126,18 @@ class SoraUpdate(Update):
         return up @ down
 
     def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.b.float() * (self.gate.float() * self.scale), self.a.float()
+        return lifted(self.b) * (lifted(self.gate) * self.scale), lifted(self.a)
 
 
 def gates(model: nn.Module, adapter_name: str = "default") -> dict[str, nn.Parameter]:
-    """The gate of each adapted layer, by the layer's name; shape (r,) each.
+    """The gate of each adapted layer, by the layer's name, and of each expert of a parameter; shape (r,) each.
 
     Raises:
         ValueError: when the model has no SoRA adapter of that name.
     """
-    suffix = f".sora_update.{adapter_name}.gate"
-    found = {
-        name.removesuffix(suffix): parameter for name, parameter in model.named_parameters() if name.endswith(suffix)
-    }
+    pattern = re.compile(rf"(.+)\.sora_update\.{re.escape(adapter_name)}(\.experts\.\d+)?\.gate")
+    matches = ((pattern.fullmatch(name), parameter) for name, parameter in model.named_parameters())
+    found = {match[1] + (match[2] or ""): parameter for match, parameter in matches if match}
     if not found:
         raise ValueError(f"gates(adapter_name={adapter_name!r}): the model has no SoRA adapter of that name")
     return found

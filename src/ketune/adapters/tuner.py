@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from accelerate import init_empty_weights
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -20,7 +21,9 @@ from transformers.pytorch_utils import Conv1D
 
 from ketune.adapters.adapter_layer import BASE_ONLY, AdapterLayer
 from ketune.adapters.combining import combined_config, copy_parts, make_shared
-from ketune.adapters.config import AdapterConfig
+from ketune.adapters.config import AdapterConfig, ConfigError
+from ketune.adapters.parameter_layer import ParameterLayer
+from ketune.adapters.sharding import FSDP1_WRAPPER, WithoutWrappers
 from ketune.adapters.update import Place
 
 
@@ -29,6 +32,7 @@ class AdapterTuner(BaseTuner):
 
     prefix: str = "ketune_"
     tuner_layer_cls: type[AdapterLayer] = AdapterLayer
+    parameter_layer_cls: type[ParameterLayer] = ParameterLayer
     target_module_mapping: ClassVar[dict[str, Any]] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def _create_and_replace(
@@ -43,6 +47,14 @@ class AdapterTuner(BaseTuner):
     ) -> None:
         kwargs = get_quantization_kwargs(self)
         config = config.for_module(current_key)
+        if parameter_name is not None:
+            self._adapt_parameter(config, adapter_name, target, target_name, parent, parameter_name)
+            return
+        if isinstance(target, ParameterLayer):
+            raise ConfigError(
+                f"target_modules: {current_key} has an adapter on its parameter {target.parameter_name!r} already; "
+                "target the parameter with this adapter too, or give the adapters models of their own"
+            )
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, config)
             return
@@ -55,8 +67,58 @@ class AdapterTuner(BaseTuner):
             )
         layer = self.tuner_layer_cls(target, adapter_name, config, **kwargs)
         if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
+            layer.updates.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _adapt_parameter(
+        self,
+        config: AdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        parameter_name: str,
+    ) -> None:
+        if isinstance(target, ParameterLayer) and target.parameter_name == parameter_name:
+            target.update_layer(adapter_name, config)
+            return
+        layer = self.parameter_layer_cls(target, adapter_name, config, parameter_name)
+        if adapter_name not in self.active_adapters:
+            layer.updates.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(new_module, ParameterLayer) or isinstance(child, ParameterLayer):
+            setattr(parent, child_name, new_module)  # PEFT's way copies a `weight`, which fused experts do not have
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
+    def _check_new_adapter_config(self, config: PeftConfig) -> None:
+        super()._check_new_adapter_config(config)
+        config = cast(AdapterConfig, config)
+        if not config.target_parameters:
+            return
+        if config.needs_calibration:
+            raise ConfigError(
+                f"{type(config).__name__}(target_parameters={config.target_parameters}): its start is chosen on the "
+                "inputs of linear layers, which are not seen here; take a start that needs no data "
+                "(CompassConfig(frame='random'), QAAConfig(init_angles='uniform'))"
+            )
+        # Which parameter a layer of a nest adapts is told by its depth, in saved files too.
+        for name, other in self.peft_config.items():
+            theirs = cast(AdapterConfig, other).target_parameters
+            if theirs and set(theirs) != set(config.target_parameters):
+                raise ConfigError(
+                    f"target_parameters={config.target_parameters}: adapter {name!r} has {theirs}; all adapters of a "
+                    "model that name parameters have to name the same ones"
+                )
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        config = cast(AdapterConfig, peft_config)
+        known = model_config["model_type"] in self.target_module_mapping
+        if config.target_modules is None and config.target_parameters and not known:
+            config.target_modules = []
+        return super()._prepare_adapter_config(peft_config, model_config)
 
     # ------------------------------------------------------------------------------------- parts of all layers
 
@@ -66,19 +128,20 @@ class AdapterTuner(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         for parameter, trained in trained_before:
             parameter.requires_grad = trained
-        layers, places = list(self.adapted_layers(adapter_name)), self.places(adapter_name)
+        layers = [layer for _, layer in self.adapted_layers(adapter_name)]
+        of_layers = self.places_by_layer(adapter_name)
         config = cast(AdapterConfig, self.peft_config[adapter_name])
         with init_empty_weights() if kwargs.get("low_cpu_mem_usage") else nullcontext():
-            shared = make_shared(config, places)
+            shared = make_shared(config, self.places(adapter_name))
         if shared is None:
             return
         if layers:
-            weight = next(layers[0][1].get_base_layer().parameters())
+            weight = layers[0].stored_tensor()
             if weight.device.type != "meta" and not any(p.device.type == "meta" for p in shared.parameters()):
                 shared.to(weight.device, weight.dtype if weight.is_floating_point() else None)
         self.shared_parts()[adapter_name] = shared
-        for (_, layer), place in zip(layers, places):
-            layer.update_of(adapter_name).attach(shared, place)
+        for layer, places in zip(layers, of_layers):
+            layer.update_of(adapter_name).attach(shared, places[0])
         shared.requires_grad_(adapter_name in self.active_adapters and not config.inference_mode)
 
     def _known_parts(self) -> Iterator[nn.Module]:
@@ -105,10 +168,16 @@ class AdapterTuner(BaseTuner):
             if isinstance(module, self.tuner_layer_cls) and adapter_name in module.updates:
                 yield name, module
 
+    def places_by_layer(self, adapter_name: str) -> list[list[Place]]:
+        """Where the matrices of each of those layers stand among those of all."""
+        found: list[list[Place]] = []
+        for name, layer in self.adapted_layers(adapter_name):
+            found.append(layer.places(name, sum(map(len, found))))
+        return found
+
     def places(self, adapter_name: str) -> list[Place]:
-        """Where those layers stand."""
-        layers = self.adapted_layers(adapter_name)
-        return [Place(i, name, layer.in_features, layer.out_features) for i, (name, layer) in enumerate(layers)]
+        """Where the matrices of all those layers stand."""
+        return [place for places in self.places_by_layer(adapter_name) for place in places]
 
     def shared_parts(self) -> nn.ModuleDict:
         """The shared part of each adapter that has one, by the adapter's name."""
@@ -163,7 +232,7 @@ class AdapterTuner(BaseTuner):
                 f"add_weighted_adapter(adapters={adapters}, weights={weights}): name one or more adapters out of "
                 f"{list(self.peft_config)}, with one weight each"
             )
-        modules = {name: [module for module, _ in self.adapted_layers(name)] for name in adapters}
+        modules = {name: [layer.key(module) for module, layer in self.adapted_layers(name)] for name in adapters}
         if any(modules[name] != modules[adapters[0]] for name in adapters):
             raise ValueError(
                 "add_weighted_adapter: the adapters adapt different modules; only adapters of the same modules add up"
@@ -183,6 +252,21 @@ class AdapterTuner(BaseTuner):
                 part.load_state_dict(parts[name].state_dict())
 
     # ---------------------------------------------------------------------------------------------------- saving
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        if any(FSDP1_WRAPPER in name for name, _ in model.named_modules()):
+            model = cast(nn.Module, WithoutWrappers(model))
+            state_dict = {name.replace(FSDP1_WRAPPER, ""): tensor for name, tensor in state_dict.items()}
+        return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import nn
@@ -20,15 +20,35 @@ class Place:
 
     Attributes:
         index: its number, counted in the model's order.
-        name: the module's name in the base model.
+        name: the module's name in the base model, or a parameter's.
         in_features: width of its input.
         out_features: width of its output.
+        expert: which matrix of a stack of them, None for a layer with one.
     """
 
     index: int
     name: str
     in_features: int
     out_features: int
+    expert: int | None = None
+
+    @property
+    def seed_name(self) -> str:
+        """A name that no other place has."""
+        return self.name if self.expert is None else f"{self.name}.{self.expert}"
+
+
+class HasWeight(Protocol):
+    """What an update may ask of the layer beside which it stands."""
+
+    def plain_weight(self) -> torch.Tensor:
+        """The frozen weight without any merged adapter, (out_features, in_features)."""
+        ...
+
+
+def lifted(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in float32 or better."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class Update(nn.Module):
@@ -74,7 +94,7 @@ class Update(nn.Module):
         """The update as a matrix (out_features, in_features); only for updates that are linear in x."""
         raise NotImplementedError
 
-    def delta_weight_beside(self, layer: AdapterLayer) -> torch.Tensor:
+    def delta_weight_beside(self, layer: HasWeight) -> torch.Tensor:
         """The same for updates that depend on the layer's own weight, `layer.plain_weight()`."""
         return self.delta_weight()
 
