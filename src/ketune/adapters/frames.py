@@ -25,6 +25,9 @@ KINDS = ("natural", "kfac", "gradient", "random")
 FLOOR = 1e-4
 """Directions with less than this share of the largest activation energy count as having it."""
 
+SHORTEST = 1e-2
+"""Length of a frame's shortest direction, against their root mean square: none is out of reach."""
+
 MAX_BYTES = 2 << 30
 """Bytes of statistics that are gathered in one pass over the batches; larger models take several passes."""
 
@@ -62,7 +65,11 @@ class _Statistics:
         output.register_hook(see_gradient)
 
     def frames(self, m: int) -> tuple[Tensor, Tensor]:
-        """U (out, m) and V (m, in), such that each entry of V x is about one and U has the scale of the outputs."""
+        """U (out, m) and V (m, in): each entry of V x is about one, U has the scale of the outputs.
+
+        Columns of U are as long as their singular values, so that where an optimiser moves all lambdas alike, as Adam
+        does, the update moves along the (whitened) gradient and not as far along each of its faintest directions.
+        """
         gradient, whiten_out = self.gradient, None
         whiten_in = torch.eye(gradient.shape[1], device=gradient.device)
         if self.inputs is not None:
@@ -70,11 +77,13 @@ class _Statistics:
         if self.gradients is not None:
             whiten_out = _inverse_root(self.gradients / self.gradients.diagonal().mean().clamp_min(1e-30))
             gradient = whiten_out @ gradient
-        u, _, v = torch.linalg.svd(gradient @ whiten_in, full_matrices=False)
+        u, singular, v = torch.linalg.svd(gradient @ whiten_in, full_matrices=False)
         up, down = u[:, :m], v[:m] @ whiten_in
         if whiten_out is not None:
             up = whiten_out @ up
             up = up / up.norm(dim=0).clamp_min(1e-30)
+        lengths = singular[:m] / singular[:m].square().mean().sqrt().clamp_min(1e-30)
+        up = up * lengths.clamp_min(SHORTEST)
         return up * (self.output_square / max(1, self.n_tokens * len(gradient))) ** 0.5, down
 
 
