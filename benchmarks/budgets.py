@@ -29,7 +29,7 @@ INVENTED_HERE = ("compass", "compass_circuit")
 
 
 def run(options: argparse.Namespace, folder: Path, budget: str) -> None:
-    """One budget's comparison, or the rest of it; LoRA of rank 1 joins the first, whatever it needs."""
+    """One budget's comparison, or the rest of it; LoRA of rank 1 joins one of them, whatever it needs."""
     smallest_lora = folder.parent / "lora-r1"
     LoraConfig(task_type="CAUSAL_LM", r=1, lora_alpha=2, target_modules=["q_proj", "v_proj"]).save_pretrained(
         str(smallest_lora)
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, folder: Path, budget: str) -> None:
         model=str(options.model),
         data=str(options.data),
         methods=tuple(options.methods.split(",")),
-        experiments=(str(smallest_lora),) if budget == options.budgets[0] else (),
+        experiments=(str(smallest_lora),) if budget == options.lora_at else (),
         budget=budget,
         seeds=tuple(range(options.seeds)),
         tune_lr=True,
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--lr-trials", type=int, default=4)
+    parser.add_argument("--lora-at", default="0.05%", help="the budget whose table LoRA of rank 1 joins")
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/budgets"))
     parser.add_argument("--only-report", action="store_true", help="run nothing; write the table of what stands")

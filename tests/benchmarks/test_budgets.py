@@ -29,7 +29,7 @@ def test_budgets_run_resume_and_end_in_a_table(tmp_path: Path) -> None:
     build_tokenizer().save_pretrained(model)
     write_data(data)
     options = ["--model", str(model), "--data", str(data), "--out", str(out), "--steps", "2", "--seeds", "1"]
-    options += ["--methods", "compass,unilora", "--lr-trials", "3", "--budgets", "40", "80"]
+    options += ["--methods", "compass,unilora", "--lr-trials", "3", "--budgets", "40", "80", "--lora-at", "40"]
     printed = run(*options)
     for budget in ("40", "80"):
         rows = {row.label: row for row in summarize_comparison(out / f"data-{budget}") if row.method}
