@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ketune.errors import DataError, ModelError
 from ketune.finetuning.evaluation import evaluate
-from ketune.finetuning.merging import MergeError, merge
+from ketune.errors import KetuneError
+from ketune.finetuning.merging import merge
 from ketune.finetuning.trained import find_adapter, generate_saved, load_either, load_trained
 
 
@@ -115,5 +116,5 @@ def test_a_merge_that_fails_leaves_nothing(run_folder, tmp_path, monkeypatch):
 
 def test_a_file_is_no_place_for_a_model(run_folder, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(MergeError, match="new folder"):
+    with pytest.raises(KetuneError, match="new folder"):
         merge(run_folder, tmp_path / "file")
