@@ -10,9 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tests.finetuning.tiny import make_model, make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ketune.errors import DataError, ModelError
+from ketune.errors import DataError, KetuneError, ModelError
 from ketune.finetuning.evaluation import evaluate
-from ketune.errors import KetuneError
 from ketune.finetuning.merging import merge
 from ketune.finetuning.trained import find_adapter, generate_saved, load_either, load_trained
 
