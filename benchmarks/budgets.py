@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from matplotlib.ticker import LogLocator
 from peft import LoraConfig
 
 from ketune.cli._progress import comparison_progress
@@ -25,12 +27,13 @@ from ketune.comparison.figure_style import colour, dashes, drawing, marker, new_
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 OURS = ("sora", "qaa", "quanta", "quantum_peft", "quic", "compass", "compass_circuit", "qtha", "qpa", "qpa_prefix")
+SMALLEST_LORA = "lora-r1"
 INVENTED_HERE = ("compass", "compass_circuit")
 
 
 def run(options: argparse.Namespace, folder: Path, budget: str) -> None:
     """One budget's comparison, or the rest of it; LoRA of rank 1 joins one of them, whatever it needs."""
-    smallest_lora = folder.parent / "lora-r1"
+    smallest_lora = folder.parent / SMALLEST_LORA
     LoraConfig(task_type="CAUSAL_LM", r=1, lora_alpha=2, target_modules=["q_proj", "v_proj"]).save_pretrained(
         str(smallest_lora)
     )
@@ -115,11 +118,17 @@ def picture(found: dict[str, list[Arm]], path: Path) -> None:
             style |= {"linestyle": dashes(arm), "linewidth": 2.4 if arm.method in OURS else 1.2}
             axes.plot([n for n, _, _ in points], [loss for _, loss, _ in points], **style)
             ends.append((*points[-1][:2], label, colour(arm)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(short_number)
         axes.minorticks_off()
         label_line_ends(axes, ends)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(to_png(figure))
+
+
+def _named(arm: Arm) -> Arm:
+    """The arm under the name that the table has for it."""
+    return replace(arm, label="LoRA of rank 1") if arm.experiment == SMALLEST_LORA else arm
 
 
 def rates(found: dict[str, list[Arm]]) -> Sequence[str]:
@@ -153,7 +162,7 @@ def main() -> None:
     comparisons = {budget: read_comparison(folder) for budget, folder in folders.items() if folder.is_dir()}
     if not comparisons:
         parser.error(f"no results stand in {options.out}; run without --only-report")
-    found = {budget: comparison.finished for budget, comparison in comparisons.items()}
+    found = {budget: [_named(arm) for arm in c.finished] for budget, c in comparisons.items()}
     base = next((c.base_scores.get("loss") for c in comparisons.values() if c.base_scores), None)
     text = "\n".join([table(found, base), "", "Learning rates chosen:", "", *rates(found)]) + "\n"
     page = options.out / f"{options.data.name}.md"
