@@ -99,8 +99,8 @@ def _last(arms: dict[str, Arm]) -> float:
     return mean.mean if mean is not None else 0.0
 
 
-def picture(found: dict[str, list[Arm]], path: Path) -> None:
-    """Test loss against trained parameters, a line for each method."""
+def picture(found: dict[str, list[Arm]], base: float | None, path: Path) -> None:
+    """Test loss against trained parameters, a line for each method, up to what the untouched base has."""
     lines: dict[str, list[tuple[int, float, Arm]]] = {}
     for its in found.values():
         for arm in its:
@@ -108,7 +108,7 @@ def picture(found: dict[str, list[Arm]], path: Path) -> None:
             if mean is not None and n:
                 lines.setdefault(arm.label, []).append((n, mean.mean, arm))
     with drawing():
-        figure, axes = new_axes("trainable parameters (log scale)", "test loss (nats per token)", (8.2, 6.0))
+        figure, axes = new_axes("trainable parameters (log scale)", "test loss (nats per token)", (8.2, 6.6))
         axes.set_xscale("log")
         ends = []
         for label, points in lines.items():
@@ -121,6 +121,9 @@ def picture(found: dict[str, list[Arm]], path: Path) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(short_number)
         axes.minorticks_off()
+        lowest = min(loss for points in lines.values() for _, loss, _ in points)
+        if base is not None and base > lowest:
+            axes.set_ylim(lowest - 0.12 * (base - lowest), base)
         label_line_ends(axes, ends)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(to_png(figure))
@@ -167,7 +170,7 @@ def main() -> None:
     text = "\n".join([table(found, base), "", "Learning rates chosen:", "", *rates(found)]) + "\n"
     page = options.out / f"{options.data.name}.md"
     page.write_text(text, encoding="utf-8")
-    picture(found, options.out / f"{options.data.name}.png")
+    picture(found, base, options.out / f"{options.data.name}.png")
     print(text)
     print(f"table: {page}, picture: {page.with_suffix('.png')}")
 
