@@ -19,6 +19,7 @@ from pathlib import Path
 from matplotlib.ticker import LogLocator
 from peft import LoraConfig
 
+from ketune.adapters import METHODS
 from ketune.cli._progress import comparison_progress
 from ketune.comparison import ComparisonSpec, run_comparison
 from ketune.comparison.arms import Arm, read_comparison
@@ -26,7 +27,7 @@ from ketune.comparison.figure_labels import label_line_ends
 from ketune.comparison.figure_style import colour, dashes, drawing, marker, new_axes, short_number, to_png
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-OURS = ("sora", "qaa", "quanta", "quantum_peft", "quic", "compass", "compass_circuit", "qtha", "qpa", "qpa_prefix")
+OURS = {n for n, method in METHODS.items() if type(method.config(1)).__module__.startswith("ketune.")}
 SMALLEST_LORA = "lora-r1"
 INVENTED_HERE = ("compass", "compass_circuit")
 

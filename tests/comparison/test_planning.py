@@ -123,6 +123,20 @@ def test_all_refuses_a_budget_that_nothing_fits_and_names_that_are_none(ask):
         ask(methods=("all", "-qba"))
 
 
+def test_a_model_without_a_place_for_one_method_is_no_obstacle_to_others(ask, tmp_path, tiny_folder):
+    from transformers import AutoTokenizer, OlmoConfig, OlmoForCausalLM  # whose normalisations have no weights
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    OlmoForCausalLM(OlmoConfig(vocab_size=257, pad_token_id=0, **sizes)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path)
+    plan, _ = make_plan(ask(model=str(tmp_path), methods=("lora",)))
+    assert [experiment.method for experiment in plan.experiments] == ["lora"]
+    with pytest.raises(KetuneError, match="no normalisation with a weight"):
+        make_plan(ask(model=str(tmp_path), methods=("ln_tuning",)))
+    plan, _ = make_plan(ask(model=str(tmp_path), methods=("all", "-full"), budget=400))
+    assert any(note.startswith("ln_tuning was left out") for note in plan.notes)
+
+
 def test_methods_of_one_size_and_with_modules_of_their_own_take_part(ask):
     plan, configs = make_plan(ask(methods=("ia3", "ln_tuning", "lora"), budget=2000, target_modules=["o_proj"]))
     found = {experiment.method: config for experiment, config in zip(plan.experiments, configs)}

@@ -16,7 +16,7 @@ from ketune.adapters.inspection import check_targets, linear_modules
 from ketune.adapters.qaa import PRESETS as QAA_PRESETS
 from ketune.adapters.qpa import PRESETS as QPA_PRESETS
 from ketune.adapters.registry import Method, get_method
-from ketune.adapters.targeting import known_targets, takes_targets, with_targets
+from ketune.adapters.targeting import known_targets, target_fields
 
 PRESETS: dict[str, tuple[str, ...]] = {"qaa": tuple(QAA_PRESETS), "qpa": tuple(QPA_PRESETS)}
 """Names of the ready-made configurations of the methods that have some."""
@@ -82,9 +82,8 @@ def choose(
     def configure(at: int | None) -> PeftConfig:
         config = _base_config(method, at, preset)
         config = replace(config, **parse_fields(type(config), settings))
-        if targets and takes_targets(config) and not config.target_modules:  # pyright: ignore[reportAttributeAccessIssue]
-            aimed = with_targets(replace(method, configure=lambda size: config), model, targets)
-            config = aimed.configure(1)  # pyright: ignore[reportOptionalCall]
+        if targets and not getattr(config, "target_modules", None):
+            config = replace(config, **target_fields(method, config, model, targets))
         return method.with_control(config, control) if control is not None else config
 
     targets = known_targets(model)

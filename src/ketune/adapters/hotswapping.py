@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ketune.adapters.combining import make_shared
 from ketune.adapters.config import AdapterConfig, ConfigError
+from ketune.adapters.fields import plain_values
 from ketune.adapters.loading import read_config
 from ketune.adapters.qpa_prefix import GeneratedPrefix, QPAPrefixConfig, QPAPrefixEncoder
 from ketune.adapters.tuner import AdapterTuner
@@ -113,7 +114,8 @@ def _check_fields(now: PeftConfig, new: PeftConfig, folder: str | Path) -> list[
     differ = [
         field.name
         for field in fields(now)
-        if field.name not in _BOOKKEEPING and _plain(before.get(field.name)) != _plain(after.get(field.name))
+        if field.name not in _BOOKKEEPING
+        and plain_values(before.get(field.name)) != plain_values(after.get(field.name))
     ]
     fixed = [f"{name} is {after[name]!r} there and {before[name]!r} here" for name in differ if name not in free]
     if fixed:
@@ -122,11 +124,6 @@ def _check_fields(now: PeftConfig, new: PeftConfig, folder: str | Path) -> list[
             "under another name (model.load_adapter) and call set_adapter"
         )
     return differ
-
-
-def _plain(value: Any) -> Any:
-    """Sets and lists of names compare by what is in them, as a saved config has them."""
-    return sorted(value) if isinstance(value, set) else list(value) if isinstance(value, tuple) else value
 
 
 # ----------------------------------------------------------------------------------------------------------- tensors

@@ -43,6 +43,8 @@ def layer_circuits(model: PreTrainedModel, config: PeftConfig) -> list[LayerCirc
     Raises:
         ConfigError: when the method has no circuit.
     """
+    if config.is_prompt_learning:
+        raise ConfigError(f"{type(config).__name__}: its circuit generates a prefix and stands beside no layer")
     names = adapted_modules(model, config)
     layers = [model.get_submodule(name) for name in names]
     circuits = circuits_by_layer(config, [_shape(layer) for layer in layers])

@@ -58,15 +58,17 @@ def with_targets(method: Method, model: nn.Module, targets: Sequence[str]) -> Me
     gets those of its own.
     """
     configure = method.configure
-    if configure is None or not takes_targets(configure(1)):
+    if configure is None:
         return method
-    chosen = {"target_modules": set(targets)} if method.own_targets is None else method.own_targets(model, targets)
+    chosen = target_fields(method, configure(1), model, targets)
     return replace(method, configure=lambda size: replace(configure(size), **chosen))  # pyright: ignore
 
 
-def takes_targets(config: PeftConfig) -> bool:
-    """Whether a config has the field `target_modules`."""
-    return "target_modules" in {f.name for f in fields(config)}
+def target_fields(method: Method, config: PeftConfig, model: nn.Module, targets: Sequence[str]) -> dict[str, Any]:
+    """The fields that put a config of this method on its modules; none for one that adapts no modules."""
+    if "target_modules" not in {f.name for f in fields(config)}:
+        return {}
+    return {"target_modules": set(targets)} if method.own_targets is None else method.own_targets(model, targets)
 
 
 def norm_targets(model: nn.Module, targets: Sequence[str]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _methods(spec: ComparisonSpec, model: PreTrainedModel) -> dict[str, Method]:
     Raises:
         KetuneError: Nobody knows which, or those asked for are not there.
     """
-    from ketune.adapters import METHODS
+    from ketune.adapters import METHODS, ConfigError
     from ketune.adapters.counting import hidden_width
     from ketune.adapters.targeting import choose_targets, with_targets
 
@@ -166,7 +166,13 @@ def _methods(spec: ComparisonSpec, model: PreTrainedModel) -> dict[str, Method]:
     if not any(METHODS[name].configure for name in spec.methods):
         return methods
     targets = choose_targets(model, spec.target_modules)
-    return {name: with_targets(method, model, targets) for name, method in methods.items()}
+    for name in {*spec.methods, "lora"}:  # and no others: a model may have no place for one that nobody asked for
+        try:
+            methods[name] = with_targets(methods[name], model, targets)
+        except ConfigError:
+            if not spec.only_fitting:
+                raise  # else `_sized` meets it again, and leaves the method out
+    return methods
 
 
 def _budget(spec: ComparisonSpec, methods: dict[str, Method], model: PreTrainedModel, n_parameters: int) -> int | None:
@@ -212,6 +218,8 @@ def _sized(
             f"a budget of {budget:,} parameters is too small: {needs}; "
             f"pass a budget of {max(too_small.values()):,} or more, or leave these methods out"
         )
+    if not (found or spec.experiments):
+        raise SpecError(f"no method can be run on this model: {'; '.join(unfit)}")
     if too_small:
         unfit.append(f"The budget of {budget:,} parameters is too small for some methods: {needs}.")
     return found, unfit

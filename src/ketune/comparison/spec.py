@@ -48,7 +48,8 @@ class ComparisonSpec:
             for, are then left out with a note.
         experiments: Folders with an `adapter_config.json` of any PEFT method, to be compared beside the methods.
         target_modules: Names of the modules that the methods adapt; None: the query and value projections of models
-            that PEFT knows, and `q_proj` and `v_proj` of others. Folders in `experiments` bring their own.
+            that PEFT knows, and those with usual names of others. IA3 and LN tuning have modules of their own, and
+            folders in `experiments` bring theirs.
         budget: Trainable parameters that each method may have: a count (5000, "12k"), or a share of the model such as
             "0.1%". None: as many as LoRA of rank 4. Full fine-tuning is exempt, and so are the `experiments`.
         seeds: One cell for each method and seed; a seed decides initial values and the order of the data.

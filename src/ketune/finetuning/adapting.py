@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 
+from ketune.adapters.config import AdapterConfig
 from ketune.errors import ModelError, TrainingError
 from ketune.finetuning.encoding import Encoded, collate
 from ketune.finetuning.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-CALIBRATION_ROWS = 64
-"""Training rows for an adapter that wants some and does not say how many."""
 
 
 def adapt(
@@ -82,7 +80,7 @@ def calibrate(
         config: Any = model.peft_config[name]
         if not getattr(config, "needs_calibration", False):
             continue
-        n = min(len(sequences), n_rows or getattr(config, "calibration_rows", CALIBRATION_ROWS))
+        n = min(len(sequences), n_rows or getattr(config, "calibration_rows", AdapterConfig.calibration_rows))
         drawn = random.Random(f"ketune/calibration/{seed}").sample(range(len(sequences)), n)
         device = next(model.parameters()).device
         batches = []
