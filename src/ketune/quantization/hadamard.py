@@ -53,8 +53,8 @@ def hadamard_transform(x: Tensor) -> Tensor:
     width = x.shape[-1]
     if hadamard_base(width) is None:
         raise ValueError(
-            f"hadamard_transform(x of width {width}): no Hadamard matrix is known here; take Rotation({width}), which is"
-            " orthonormal for any width and spreads nearly as evenly"
+            f"hadamard_transform(x of width {width}): no Hadamard matrix is known here; take Rotation({width}), which"
+            " is orthonormal for any width and spreads nearly as evenly"
         )
     return _rotated(x, (width, _factors(width), None), False)
 

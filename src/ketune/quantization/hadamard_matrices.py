@@ -91,8 +91,9 @@ def hadamard_base(width: int) -> int | None:
 def quadratic_characters(q: int) -> Tensor:
     """chi(a - b) (q, q) in int64 for the elements a, b of the field of q elements.
 
-    chi is 1 for squares, -1 for what is no square, and 0 for 0. Elements are polynomials in x with coefficients modulo the prime p, q = p^k, written as numbers in base p. Every
-    element but 0 is a power of a primitive element, and the squares are its even powers.
+    chi is 1 for squares, -1 for what is no square, and 0 for 0. Elements are polynomials in x with coefficients modulo
+    the prime p, q = p^k, written as numbers in base p. Every element but 0 is a power of a primitive element, and the
+    squares are its even powers.
     """
     p, degree = _prime_power(q) or (0, 0)
     if p < 3:
