@@ -2,9 +2,9 @@
 
 The dense product multiplies by the matrix itself. The butterfly is the textbook's: log2(width) passes of sums and
 differences, on a Paley base where the width is no power of two. `fast_hadamard_transform` (Dao-AILab, CUDA) joins where
-it is installed and the width is a power of two. One pass is forward and backward; values and gradients of all must agree
-first, to 1e-4 of the largest in float32. Times are medians of turns that take one way after the other; ratios are to
-ours, above 1 where ours is faster.
+it is installed and the width is a power of two. One pass is forward and backward. Values and gradients of all must
+agree first, to 1e-4 of the largest in float32. Ours computes in float32 whatever the dtype. Times are medians of turns
+that take one way after the other; ratios are to ours, above 1 where ours is faster.
 
     python benchmarks/hadamard.py
     python benchmarks/hadamard.py --device cuda --rows 16384 --dtype bfloat16
