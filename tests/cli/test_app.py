@@ -11,7 +11,18 @@ import typer
 from ketune.cli import _app, methods
 from ketune.errors import KetuneError
 
-COMMANDS = ("compare", "finetune", "evaluate", "generate", "merge", "export", "methods", "report", "circuit")
+COMMANDS = (
+    "compare",
+    "finetune",
+    "evaluate",
+    "generate",
+    "merge",
+    "export",
+    "quantize",
+    "methods",
+    "report",
+    "circuit",
+)
 
 
 def one_line(text: str) -> str:

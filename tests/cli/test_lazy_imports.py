@@ -21,7 +21,9 @@ assert not found, found
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["methods", "--help"], ["export", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["methods", "--help"], ["export", "--help"], ["quantize", "--help"], ["--version"]]
+)
 def test_help_comes_without_torch(arguments):
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(arguments=arguments)], capture_output=True, text=True, check=False

@@ -127,6 +127,32 @@ def test_training_without_a_terminal_writes_a_line_for_each_tenth(capsys):
     assert lines[-1].startswith("step 100/100  loss 2.000  validation 1.500")
 
 
+PHASES = (("loss before", 0, 2), ("loss before", 1, 2), ("loss before", 2, 2), ("rounding", 0, 9), ("rounding", 4, 9))
+
+
+def test_phases_without_a_terminal_are_a_line_each(capsys):
+    with progress.phase_progress() as report:
+        for phase in PHASES:
+            report(*phase)
+    assert capsys.readouterr() == ("", "loss before\nrounding\n")
+
+
+def test_on_a_terminal_the_phase_that_runs_has_the_bar(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    monkeypatch.setattr(output, "messages", lambda: Console(file=screen, force_terminal=True, width=120))
+    with progress.phase_progress() as report:
+        for phase in PHASES[:2]:
+            report(*phase)
+        first = len(screen.getvalue())
+        for phase in PHASES[2:]:
+            report(*phase)
+    assert "loss before" in screen.getvalue()
+    last = screen.getvalue()[first:]
+    assert "rounding" in last
+    assert "4/9" in last
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min"), (80, "1 min 20 s"), (3600, "1 h 0 min"), (7300, "2 h 1 min")],

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ketune.cli import circuit, compare, evaluate, export, finetune, generate, merge, methods, report
+from ketune.cli import circuit, compare, evaluate, export, finetune, generate, merge, methods, quantize, report
 from ketune.errors import KetuneError
 
 # What these say when they are imported is about each other's versions; an answer in one line should be one line.
@@ -28,6 +28,7 @@ _COMMANDS: dict[str, Any] = {
     "generate": generate,
     "merge": merge,
     "export": export,
+    "quantize": quantize,
     "methods": methods,
     "report": report,
     "circuit": circuit,

@@ -137,6 +137,17 @@ def expand_optional(text: str | None) -> str | None:
     return None if text is None else expand(text)
 
 
+def one_model(argument: str | None, option: str) -> str:
+    """The model of a command that takes it as an argument and as --model.
+
+    Raises:
+        OptionError: when both are given.
+    """
+    if argument is not None and option != MODEL:
+        raise OptionError(f"the model is named twice, {argument!r} and --model {option!r}; name it once")
+    return argument or option
+
+
 def split_list(option: str, text: str) -> tuple[str, ...]:
     """The parts of "full,lora,qaa".
 

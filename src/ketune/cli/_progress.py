@@ -17,6 +17,7 @@ from ketune.cli import _output as output
 if TYPE_CHECKING:
     from ketune.comparison.events import Event
     from ketune.finetuning.callbacks import OnProgress
+    from ketune.finetuning.quantizing_saved import OnPhase
 
 
 def readable(name: str) -> str:
@@ -222,3 +223,31 @@ class _TrainingLines:
         rest = "" if left is None or step == total else f"  {output.duration(left)} left"
         words = _words(loss, tokens_per_second, eval_loss)
         output.say(f"step {step}/{total}  {words}{rest}", to=self.console)
+
+
+# ----------------------------------------------------------------------------------------------------------- phases
+
+
+@contextlib.contextmanager
+def phase_progress() -> Iterator[OnPhase]:
+    """What work of several phases reports to: a bar for the phase that runs, elsewhere a line as each one begins."""
+    if output.is_terminal() and output.is_main_process():
+        with _bars(output.messages()) as bars:
+            task = bars.add_task("loading", total=None, words="", left=None)
+
+            def show(phase: str, done: int, total: int) -> None:
+                if bars.tasks[0].description != phase:
+                    bars.reset(task, description=phase)
+                left = _left(done, total, bars.tasks[0].elapsed or 0.0)
+                bars.update(task, completed=done, total=total, words=f"{done}/{total}", left=left)
+
+            yield show
+    else:
+        console, seen = output.messages(), set()
+
+        def line(phase: str, done: int, total: int) -> None:
+            if phase not in seen:
+                seen.add(phase)
+                output.say(phase, to=console)
+
+        yield line

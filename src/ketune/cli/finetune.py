@@ -68,11 +68,9 @@ def run(
     trust_remote_code: options.TrustOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    if model_name is not None and model != options.MODEL:
-        raise options.OptionError(f"the model is named twice, {model_name!r} and --model {model!r}; name it once")
+    base = options.expand(options.one_model(model_name, model))
     if steps is not None and epochs is not None:
         raise options.OptionError(f"--steps {steps} and --epochs {epochs:g} both set the length; pass one of them")
-    base = options.expand(model_name or model)
     columns = options.parse_pairs("--column", column) or None
     folder = options.expand(out) if out is not None else options.default_folder(base, data) + f"-{method}"
 

@@ -8,7 +8,7 @@ by block).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from transformers import PreTrainedModel
@@ -26,13 +26,19 @@ DAMPING = 0.01
 
 
 @torch.no_grad()
-def convert_gptq_(model: PreTrainedModel, batches: Iterable[Batch], damping: float = DAMPING) -> PreTrainedModel:
+def convert_gptq_(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    damping: float = DAMPING,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> PreTrainedModel:
     """Turn the weights of a prepared model into codes by GPTQ instead of rounding. Changes the model and returns it.
 
     Args:
         model: After `quantize_(model, QuantizeConfig(...))`, with quantised weights.
         batches: Calibration prompts: keyword arguments of the model.
         damping: Share of the mean diagonal that is added to each Hessian.
+        on_layer: Called after each layer with how many are done, and of how many.
 
     Raises:
         QuantizationError: For a model without fake-quantised weights, or without prompts.
@@ -45,10 +51,12 @@ def convert_gptq_(model: PreTrainedModel, batches: Iterable[Batch], damping: flo
     if not layers:
         raise QuantizationError("GPTQ needs fake-quantised weights; call quantize_(model, QuantizeConfig(...)) first")
     hessians = _hessians(model, layers, batches)
-    for name, layer in layers.items():
+    for number, (name, layer) in enumerate(layers.items(), start=1):
         coded = CodedLinear.from_quantized(layer)
         coded.set_codes(gptq(layer.rotated_weight(), hessians.pop(name), layer, damping))
         replace_module(model, name, coded)
+        if on_layer is not None:
+            on_layer(number, len(layers))
     attach_quantizer(model)
     return model
 
