@@ -12,11 +12,12 @@ from typing import Any, cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import quantization_extra_repr, resolve_quantization_backend
-from peft.utils.quantization_utils import TorchaoBackend
+from peft.utils.quantization_utils import Bnb4bitBackend, TorchaoBackend
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ketune.adapters.config import AdapterConfig
+from ketune.adapters.cpu_packing import guard_packing_, is_packed, packed_weight, restore_weight
 from ketune.adapters.update import Place, Update
 
 BASE_ONLY = "__base__"
@@ -38,6 +39,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **kwargs: Any) -> None:
         super().__init__()
         self.base_layer = base_layer
+        guard_packing_(self.get_base_layer())
         self.quantization_backend = self._resolve_backend(self.get_base_layer(), **kwargs)
         setattr(self, self.adapter_layer_names[0], nn.ModuleDict())
         self.merged_adapters = []
@@ -195,8 +197,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             self.base_layer = layer
         elif isinstance(self.quantization_backend, TorchaoBackend):  # so is its old tensor
             self.get_base_layer().weight = stored
-        else:  # bitsandbytes: quantising values that already lie on its grid gives the same codes back
+        elif isinstance(self.quantization_backend, Bnb4bitBackend):  # quantised steps are not met a second time
+            restore_weight(self.get_base_layer(), stored, device)
+        else:  # int8: quantising values that already lie on its grid gives the same codes back
             self.set_base_weight(self._weight_before_merge.to(device))
+
+    def get_base_weight(self) -> torch.Tensor:
+        base = self.get_base_layer()
+        return packed_weight(base) if is_packed(base) else super().get_base_weight()
 
     def set_base_weight(self, weight_data: torch.Tensor) -> None:
         before = self.base_layer

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ketune.adapters.cpu_packing import guard_packing_
 from ketune.assets.names import resolve_model
 from ketune.errors import KetuneError
 
@@ -55,12 +56,18 @@ def load(
     config = read_config(folder)
     options: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
     if model is not None:
-        return PeftModel.from_pretrained(model, str(folder), config=config, **options)
+        return _with_adapter(model, folder, config, options)
     if not config.base_model_name_or_path:
         raise KetuneError(f"the adapter at {str(folder)!r} does not name its base model; pass load(..., model=...)")
     auto = _BY_TASK.get(str(getattr(config.task_type, "value", config.task_type)), AutoModelForCausalLM)
     base = auto.from_pretrained(resolve_model(config.base_model_name_or_path), **base_kwargs)
-    return PeftModel.from_pretrained(base, str(folder), config=config, **options)
+    return _with_adapter(base, folder, config, options)
+
+
+def _with_adapter(model: Any, folder: str | Path, config: PeftConfig, options: dict[str, Any]) -> PeftModel:
+    adapted = PeftModel.from_pretrained(model, str(folder), config=config, **options)
+    guard_packing_(adapted)
+    return adapted
 
 
 def read_config(folder: str | Path) -> PeftConfig:

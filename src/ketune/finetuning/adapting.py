@@ -13,6 +13,7 @@ import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 
 from ketune.adapters.config import AdapterConfig
+from ketune.adapters.cpu_packing import guard_packing_
 from ketune.errors import ModelError, TrainingError
 from ketune.finetuning.encoding import Encoded, collate
 from ketune.finetuning.quiet import quiet_transformers
@@ -56,7 +57,7 @@ def adapt(
         setattr(config, "seed", own + seed)  # noqa: B010  no PEFT config declares it
     try:
         with quiet_transformers():
-            return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
+            return guard_packing_(get_peft_model(model, config))  # pyright: ignore[reportReturnType]
     except ValueError as error:
         if "target modules" not in str(error).lower() and "target_modules" not in str(error):
             raise

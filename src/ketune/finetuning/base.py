@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ketune.adapters.cpu_packing import guard_packing_
 from ketune.assets.names import BUNDLED_MODEL
 from ketune.errors import ModelError
-from ketune.finetuning.bitsandbytes import bitsandbytes_config
+from ketune.finetuning.bitsandbytes import bitsandbytes_config, broken_rows, check_blocks, quantize_nf4_
 from ketune.finetuning.quiet import quiet_transformers
 from ketune.quantization import transformers_quantizer  # noqa: F401  (our quantised models load from now on)
 
@@ -54,11 +55,15 @@ def load_base(
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
     more: dict[str, Any] = {}
+    apart: list[str] = []
     if quantization is not None:
         more = {"quantization_config": bitsandbytes_config(quantization, kind), "device_map": {"": str(target)}}
     tokenizer = load_tokenizer(place, trust_remote_code=trust_remote_code)
     try:
         with quiet_transformers():
+            if quantization == "nf4" and target.type == "cpu":
+                apart, head = broken_rows(place, trust_remote_code)
+                more["quantization_config"].llm_int8_skip_modules = [*apart, *head] if apart else None
             loaded = AutoModelForCausalLM.from_pretrained(
                 place,
                 dtype=kind,
@@ -66,14 +71,19 @@ def load_base(
                 use_safetensors=True,
                 **more,
             )
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ... for bad models
         raise ModelError(f"{name}: cannot be loaded as a causal language model: {_one_line(error)}") from error
     if name == BUNDLED_MODEL:
         # The path of an installed package means nothing on another machine; adapters remember this name instead.
         loaded.config.name_or_path = loaded.name_or_path = BUNDLED_MODEL
+    if apart:
+        quantize_nf4_(loaded, apart, kind)
+    check_blocks(loaded)
     if quantization is None:
         loaded = loaded.to(target)  # pyright: ignore[reportArgumentType]
-    return loaded.eval(), tokenizer
+    return guard_packing_(loaded).eval(), tokenizer  # pyright: ignore[reportReturnType]
 
 
 def load_tokenizer(model: str | Path | None, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ketune.adapters.cpu_packing import unpack_
 from ketune.errors import KetuneError
 from ketune.finetuning.quiet import quiet_transformers
 from ketune.finetuning.trained import load_trained
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class MergeError(KetuneError):
@@ -72,7 +77,7 @@ def merge(
             "keep the adapter and load it with ketune.load"
         )
     try:
-        merged = loaded.merge_and_unload(safe_merge=True)  # pyright: ignore[reportCallIssue]
+        merged = merge_into_base(loaded)
     except (AttributeError, NotImplementedError, ValueError) as error:
         raise MergeError(f"{adapter}: {' '.join(str(error).split())}") from error
 
@@ -83,6 +88,18 @@ def merge(
 
     write_folder(target, write)
     return Merged(target, method, sum(p.numel() for p in merged.parameters()), weight_bytes(target))
+
+
+def merge_into_base(model: PeftModel) -> PreTrainedModel:
+    """The base model with the active adapter in its weights; the adapted model is used up.
+
+    PEFT's adapters read weights of bitsandbytes as they lie there, which may be in the layout of a CPU kernel.
+
+    Raises:
+        ValueError, NotImplementedError, AttributeError: as PEFT, for an adapter that cannot be merged.
+    """
+    unpack_(model)
+    return model.merge_and_unload(safe_merge=True)  # pyright: ignore[reportCallIssue]
 
 
 def prune_to_lora(
