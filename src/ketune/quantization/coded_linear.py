@@ -1,0 +1,162 @@
+"""A linear layer whose weight is stored as packed integer codes: what a quantised model is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ketune.quantization.fake_quantize import FakeQuantizer, Quantized, dequantize
+from ketune.quantization.linear import QuantizedLinear
+from ketune.quantization.packing import pack, packed_width, unpack
+from ketune.quantization.schemes import QuantizationError, QuantizationScheme
+
+FROZEN = (
+    "the weights of this model are packed codes, which cannot be changed; call ketune.quantization.dequantize_(model) "
+    "first, or merge before quantize_(..., step='convert')"
+)
+
+class _ReadOnly(torch.Tensor):
+    """A weight that is made anew whenever it is asked for, so that writing into it would change nothing."""
+
+    @property
+    def data(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor).detach()
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        raise QuantizationError(FROZEN)
+
+
+class CodedLinear(nn.Linear):
+    """A linear layer that holds codes, steps and zero points, and no weight.
+
+    Its output is that of the `QuantizedLinear` it was made from, to the last bit on the same inputs: the weight that the
+    codes stand for is computed in each forward pass and let go. Nothing in it trains; gradients reach its inputs, so
+    adapters can stand beside it, PEFT's own among them (for which it counts as a `torch.nn.Linear`).
+
+    Args:
+        in_features, out_features: As of the layer it stands for.
+        bias: Whether it has one.
+        scheme: How weight and inputs are quantised; the weight has to be.
+        device, dtype: Of the bias, and the dtype of the weight that the codes stand for.
+
+    Raises:
+        QuantizationError: For a scheme without weights.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        scheme: QuantizationScheme,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Module.__init__(self)  # not that of Linear, which would make a weight
+        if scheme.weights is None:
+            raise QuantizationError("CodedLinear: the scheme leaves weights as they are, so there are no codes to hold")
+        self.in_features, self.out_features, self.scheme = in_features, out_features, scheme.weights
+        groups = in_features // self.scheme.size_of_groups(in_features)
+        bytes_of_row = packed_width(in_features, self.scheme.bits)
+        self.register_buffer("codes", torch.zeros(out_features, bytes_of_row, dtype=torch.uint8, device=device))
+        self.register_buffer("scale", torch.ones(out_features, groups, dtype=torch.float32, device=device))
+        zero = None
+        if not self.scheme.symmetric:
+            zero = torch.zeros(out_features, groups, dtype=torch.int32, device=device)
+        self.register_buffer("zero_point", zero)
+        dtype = dtype or torch.get_default_dtype()
+        # A parameter as in torch.nn.Linear, for those who look for one; it is frozen like all the rest.
+        self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype), False) if bias else None
+        self.compute_dtype = dtype
+        self.input_quantizer = FakeQuantizer(scheme.activations) if scheme.activations is not None else None
+        self.input_rotation: nn.Module | None = None
+
+    @classmethod
+    def from_quantized(cls, layer: QuantizedLinear) -> Self:
+        """The codes of a layer that was trained with fake quantisers; its rotations are folded in where they can be."""
+        assert layer.weight_quantizer is not None
+        scheme = QuantizationScheme(
+            layer.weight_quantizer.scheme, layer.input_quantizer.scheme if layer.input_quantizer is not None else None
+        )
+        weight = layer.weight
+        coded = cls(
+            layer.in_features,
+            layer.out_features,
+            layer.bias is not None,
+            scheme=scheme,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        if weight.device.type != "meta":
+            coded.set_codes(layer.quantized_weight())
+            if (bias := layer.effective_bias()) is not None:
+                coded.bias = nn.Parameter(bias.detach().clone(), False)
+        if layer.rotates_input:
+            coded.input_rotation = layer.input_rotation
+        return coded.train(layer.training)
+
+    def set_codes(self, quantized: Quantized) -> None:
+        """Take over codes (out_features, in_features) with their steps and zero points."""
+        unsigned = quantized.codes.to(torch.int16) - self.scheme.bounds[0]
+        self.codes = pack(unsigned.to(torch.uint8), self.scheme.bits)
+        self.scale = quantized.scale.to(torch.float32)
+        self.zero_point = quantized.zero_point
+
+    def unpacked(self) -> torch.Tensor:
+        """The codes, (out_features, in_features), from `scheme.bounds[0]` on."""
+        codes = unpack(self.codes, self.scheme.bits, self.in_features)
+        return codes if not self.scheme.symmetric else codes.to(torch.int16) + self.scheme.bounds[0]
+
+    def dequantize(self) -> torch.Tensor:
+        """The weight that the codes stand for, (out_features, in_features)."""
+        return dequantize(self.unpacked(), self.scale, self.zero_point, self.compute_dtype)
+
+    def to_quantized(self) -> QuantizedLinear:
+        """A layer with the weight that the codes stand for; its inputs are quantised and rotated as here."""
+        activations = self.input_quantizer.scheme if self.input_quantizer is not None else None
+        weight = self.dequantize()
+        layer = QuantizedLinear(
+            self.in_features,
+            self.out_features,
+            self.bias is not None,
+            scheme=QuantizationScheme(None, activations),
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            if self.bias is not None:
+                layer.bias.copy_(self.bias)
+        layer.input_rotation, layer.rotates_weight = self.input_rotation, False
+        return layer.requires_grad_(False).train(self.training)
+
+    @property
+    def weight(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """`dequantize()`, for code that reads the weight of a linear layer; made anew on each access."""
+        return self.dequantize().as_subclass(_ReadOnly)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(..., in_features) to (..., out_features)."""
+        x = input if self.input_rotation is None else self.input_rotation(input)
+        x = x if self.input_quantizer is None else self.input_quantizer(x)
+        weight = self.dequantize()
+        return functional.linear(x.to(weight.dtype), weight, self.bias)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        # `.to(bfloat16)` must not round the steps: the codes would stand for other values. What was asked for becomes
+        # the dtype of the weight instead.
+        kept = self.scale
+        super()._apply(fn, recurse)
+        if self.scale.dtype != kept.dtype:
+            self.compute_dtype = self.scale.dtype
+            self.scale = kept.to(self.scale.device)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.scheme.bits}"
