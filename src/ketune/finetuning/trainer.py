@@ -67,8 +67,8 @@ class Trainer(ZerothOrderSteps, SFTTrainer):
         """Mean loss per completion token of the whole (accumulated) batch.
 
         TRL's fused loss head skips prompts and padding only where Triton runs. On a CPU it scores every position twice,
-        which more than doubles the step of a small model, so there we take the loss that `evaluate_loss` takes. So we do
-        for a `ZerothOrder`, which trains in evaluation mode: TRL would file its metrics under evaluation.
+        which more than doubles the step of a small model, so there we take the loss that `evaluate_loss` takes. We take
+        it for a `ZerothOrder` too, which trains in evaluation mode: TRL would file its metrics under evaluation.
         """
         is_ours = inputs["input_ids"].device.type == "cpu" or self.zeroth_order is not None
         if not is_ours or return_outputs or self.aux_loss_enabled:

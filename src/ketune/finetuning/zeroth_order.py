@@ -20,11 +20,12 @@ else:
 class ZerothOrderSteps(_Trainer):
     """What a Trainer needs to run `ZerothOrder`; put it before the Trainer among the bases of a class.
 
-    The Trainer calls `optimizer.step()` without a closure. So each training step, one per micro-batch, measures the loss
-    on both sides of the weights in place of a forward and backward pass, in evaluation mode (dropout would be noise in
-    the difference of the two) and without gradients; `step` then uses the sums. Gradient accumulation, learning-rate
-    schedules, checkpoints and data parallelism are the Trainer's. The logged loss is the mean of those measured. In place
-    of a gradient's norm, the log has `projected_gradient`, the mean size of the projected gradients of the last step.
+    The Trainer calls `optimizer.step()` without a closure. So each training step, one per micro-batch, measures the
+    loss on both sides of the weights in place of a forward and backward pass, in evaluation mode (dropout would be
+    noise in the difference of the two) and without gradients; `step` then uses the sums. Gradient accumulation,
+    learning-rate schedules, checkpoints and data parallelism are the Trainer's. The logged loss is the mean of those
+    measured. In place of a gradient's norm, the log has `projected_gradient`: the mean size of the projected gradients
+    of the last step.
 
     With any other optimiser this changes nothing.
     """
@@ -91,7 +92,8 @@ class ZerothOrderSteps(_Trainer):
 
 
 class ZerothOrderTrainer(ZerothOrderSteps, transformers.Trainer):
-    """`transformers.Trainer` that can run `ZerothOrder`: `ZerothOrderTrainer(..., optimizers=(ZerothOrder(...), None))`.
+    """`transformers.Trainer` that can run `ZerothOrder`.
 
-    For memory it matters that nothing else holds gradients: the model may have `requires_grad` as it likes.
+    Use it as the Trainer, with `optimizers=(ZerothOrder(model.parameters(), lr=1e-6), None)`; with None for the
+    scheduler, the arguments' `lr_scheduler_type` counts.
     """

@@ -24,9 +24,9 @@ class ZerothOrder(Optimizer):
     g = (L+ - L-) / (2 eps), and the step is W <- W - lr (mean over the probes of g s u) - lr weight_decay W. Here s is
     the scale of a parameter (1 unless `scale_of` is given): this is plain descent in the coordinates W / s.
 
-    Noise is never stored: generators of each parameter's own, seeded by `seed`, the number of steps taken, the probe and
-    the parameter's place, draw it again, a chunk at a time. Beside the weights a step holds one chunk (4 MB on a CPU,
-    16 MB on a GPU) and whatever the forward pass needs. There is no state but `seed` and `n_steps`.
+    Noise is never stored: generators of each parameter's own, seeded by `seed`, the number of steps taken, the probe
+    and the parameter's place, draw it again, a chunk at a time. Beside the weights a step holds one chunk (4 MB on a
+    CPU, 16 MB on a GPU) and whatever the forward pass needs. There is no state but `seed` and `n_steps`.
 
     Weights are moved in place. Adding and subtracting the same noise leaves a float32 weight within rounding of where
     it was: 200 cycles move it by 1e-6 of its size, in random directions. In bfloat16 it would be 5 %, so parameters
@@ -112,14 +112,14 @@ class ZerothOrder(Optimizer):
         for p in self.param_groups[-1]["params"]:
             if p.dtype not in MASTER_DTYPES:
                 raise ValueError(
-                    f"ZerothOrder: a parameter of shape {tuple(p.shape)} is {p.dtype}, in which a perturbation cannot be "
-                    "undone and a small step rounds away; train a float32 master (`model.float()`, or for a quantised "
-                    "model its full-precision weights)"
+                    f"ZerothOrder: a parameter of shape {tuple(p.shape)} is {p.dtype}, in which a perturbation cannot "
+                    "be undone and a small step rounds away; train a float32 master (`model.float()`, or for a "
+                    "quantised model its full-precision weights)"
                 )
             if hasattr(p, "device_mesh"):
                 raise ValueError(
-                    f"ZerothOrder: a parameter of shape {tuple(p.shape)} is sharded (DTensor), and every shard would get "
-                    "the same noise; use data parallelism without sharding: there is no state to shard"
+                    f"ZerothOrder: a parameter of shape {tuple(p.shape)} is sharded (DTensor), and every shard would "
+                    "get the same noise; use data parallelism without sharding: there is no state to shard"
                 )
 
     @torch.no_grad()
