@@ -19,6 +19,7 @@ FROZEN = (
     "first, or merge before quantize_(..., step='convert')"
 )
 
+
 class _ReadOnly(torch.Tensor):
     """A weight that is made anew whenever it is asked for, so that writing into it would change nothing."""
 
@@ -152,9 +153,9 @@ class CodedLinear(nn.Linear):
         # `.to(bfloat16)` must not round the steps: the codes would stand for other values. What was asked for becomes
         # the dtype of the weight instead.
         kept = self.scale
+        self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype, device=kept.device)).dtype
         super()._apply(fn, recurse)
         if self.scale.dtype != kept.dtype:
-            self.compute_dtype = self.scale.dtype
             self.scale = kept.to(self.scale.device)
         return self
 

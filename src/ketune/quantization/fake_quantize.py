@@ -202,7 +202,7 @@ class _StraightThrough(torch.autograd.Function):
         codes = _codes(groups, step, zero)
         lowest, highest = scheme.bounds
         inside = (codes >= lowest) & (codes <= highest) if scheme.masked else codes.new_empty(0)
-        codes.clamp_(lowest, highest)
+        codes = codes.clamp(lowest, highest)  # not in place: vmap has no rule for that
         if zero is not None:
             codes.sub_(zero)
         return codes.mul_(step), inside
@@ -236,9 +236,7 @@ def _round(x: torch.Tensor) -> torch.Tensor:
     return x + (x.round() - x).detach()
 
 
-def _with_torchao(
-    groups: torch.Tensor, scheme: TensorScheme, clipping: LearnedClipping | None
-) -> torch.Tensor:
+def _with_torchao(groups: torch.Tensor, scheme: TensorScheme, clipping: LearnedClipping | None) -> torch.Tensor:
     try:
         from torchao.quantization.quant_primitives import _fake_quantize_affine  # pyright: ignore
     except ImportError as error:

@@ -19,6 +19,22 @@ from ketune.quantization.linear import QuantizedLinear
 from ketune.quantization.schemes import QuantizationError
 
 
+ADDITIVE = (
+    "adalora",
+    "fourierft",
+    "loha",
+    "lokr",
+    "lora",
+    "randlora",
+    "shira",
+    "tinylora",
+    "unilora",
+    "vera",
+    "waveft",
+)
+"""PEFT's tuners that merge by adding `get_delta_weight` to the weight. Others multiply it (OFT), or rescale it (IA3)."""
+
+
 def quantize_sums_(model: nn.Module) -> nn.Module:
     """Make every adapter on a `QuantizedLinear` part of the weight that is quantised. Changes the model and returns it.
 
@@ -49,10 +65,12 @@ def has_quantized_sums(model: nn.Module) -> bool:
 
 
 def can_be_quantized(layer: Any, adapter: str) -> bool:
-    """Whether an adapter of a layer is a matrix that can be added to the weight."""
+    """Whether an adapter of a layer is a matrix that is added to the weight when it is merged."""
     if hasattr(layer, "update_of"):
         return layer.update_of(adapter).why_not_mergeable is None
-    return hasattr(layer, "get_delta_weight")
+    # A variant of LoRA (DoRA and others) does more to the weight than add.
+    is_variant = adapter in getattr(layer, "lora_variant", {})
+    return type(layer).__module__.removeprefix("peft.tuners.").split(".")[0] in ADDITIVE and not is_variant
 
 
 def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -100,12 +118,13 @@ def _check(name: str, layer: Any, adapter: str) -> None:
     if not can_be_quantized(layer, adapter):
         kind = type(layer).__name__
         raise QuantizationError(
-            f"{name}: adapter {adapter!r} ({kind}) is no matrix that could be added to the weight; take a method that "
-            "merges, or leave quantize_sums_ out and the adapter beside the quantised layer"
+            f"{name}: adapter {adapter!r} ({kind}) is no matrix that is added to the weight; take one of Ketune's methods "
+            f"that merge, or one of PEFT's {', '.join(ADDITIVE)}; or leave quantize_sums_ out, and the adapter stands "
+            "beside the quantised layer"
         )
-    for part in (getattr(layer, "lora_dropout", {}), {adapter: getattr(layer, "update_of", lambda _: None)(adapter)}):
-        module = part[adapter] if adapter in part else None
-        dropout = getattr(module, "dropout", module)
+    dropouts = [part[adapter] for key, part in vars(layer)["_modules"].items() if "dropout" in key and adapter in part]
+    dropouts += [layer.update_of(adapter).dropout] if hasattr(layer, "update_of") else []
+    for dropout in dropouts:
         if isinstance(dropout, nn.Dropout) and dropout.p > 0:
             raise QuantizationError(
                 f"{name}: adapter {adapter!r} has dropout={dropout.p:g}, which acts on the input of the update alone; "
