@@ -21,7 +21,7 @@ def test_groups_may_stand_beside_the_weights_bits_or_at_the_end():
 
 @pytest.mark.parametrize("text", ["", "4bit", "w4", "w4g32a4g32", "a4w4", "w9a16"])
 def test_other_spellings_are_refused_with_what_is_allowed(text):
-    with pytest.raises(QuantizationError, match="w4a4kv4|1 to 8"):
+    with pytest.raises(QuantizationError, match=r"w4a4kv4|1 to 8"):
         QuantizationScheme.parse(text)
 
 

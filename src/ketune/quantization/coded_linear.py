@@ -35,9 +35,9 @@ class _ReadOnly(torch.Tensor):
 class CodedLinear(nn.Linear):
     """A linear layer that holds codes, steps and zero points, and no weight.
 
-    Its output is that of the `QuantizedLinear` it was made from, to the last bit on the same inputs: the weight that the
-    codes stand for is computed in each forward pass and let go. Nothing in it trains; gradients reach its inputs, so
-    adapters can stand beside it, PEFT's own among them (for which it counts as a `torch.nn.Linear`).
+    Its output is that of the `QuantizedLinear` it was made from, to the last bit on the same inputs: the weight that
+    the codes stand for is computed in each forward pass and let go. Nothing in it trains; gradients reach its inputs,
+    so adapters can stand beside it, PEFT's own among them (for which it counts as a `torch.nn.Linear`).
 
     Args:
         in_features, out_features: As of the layer it stands for.

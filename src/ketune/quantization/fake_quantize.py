@@ -21,7 +21,7 @@ from ketune.quantization.schemes import QuantizationError, TensorScheme
 
 BACKENDS = ("torch", "torchao")
 _LEAST_STEP = 1e-6
-"""Of the largest value: a group whose values are nearly equal keeps its zero point within what float32 counts exactly."""
+"""Of the largest value: a group of nearly equal values keeps its zero point within what float32 counts exactly."""
 
 
 @dataclass(frozen=True)

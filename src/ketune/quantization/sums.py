@@ -18,7 +18,6 @@ from torch import nn
 from ketune.quantization.linear import QuantizedLinear
 from ketune.quantization.schemes import QuantizationError
 
-
 ADDITIVE = (
     "adalora",
     "fourierft",
@@ -32,7 +31,7 @@ ADDITIVE = (
     "vera",
     "waveft",
 )
-"""PEFT's tuners that merge by adding `get_delta_weight` to the weight. Others multiply it (OFT), or rescale it (IA3)."""
+"""PEFT's tuners that merge by adding `get_delta_weight` to the weight. Others multiply (OFT) or rescale it (IA3)."""
 
 
 def quantize_sums_(model: nn.Module) -> nn.Module:
@@ -118,8 +117,8 @@ def _check(name: str, layer: Any, adapter: str) -> None:
     if not can_be_quantized(layer, adapter):
         kind = type(layer).__name__
         raise QuantizationError(
-            f"{name}: adapter {adapter!r} ({kind}) is no matrix that is added to the weight; take one of Ketune's methods "
-            f"that merge, or one of PEFT's {', '.join(ADDITIVE)}; or leave quantize_sums_ out, and the adapter stands "
+            f"{name}: adapter {adapter!r} ({kind}) is no matrix that is added to the weight; take one of Ketune's "
+            f"methods that merge, or one of PEFT's {', '.join(ADDITIVE)}; or leave quantize_sums_ out, and the adapter stands "
             "beside the quantised layer"
         )
     dropouts = [part[adapter] for key, part in vars(layer)["_modules"].items() if "dropout" in key and adapter in part]

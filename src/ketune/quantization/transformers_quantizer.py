@@ -48,7 +48,8 @@ class KetuneQuantizationConfig(QuantizationConfigMixin):
             )
         if version > VERSION:
             raise QuantizationError(
-                f"this model was written by a newer Ketune (description {version}, here {VERSION}): pip install -U ketune"
+                f"this model was written by a newer Ketune (description {version}, here {VERSION}): "
+                "pip install -U ketune"
             )
         self.kinds, self.layers, self.attention, self.fused_norms = kinds, layers, attention or {}, fused_norms
         self.version = version
