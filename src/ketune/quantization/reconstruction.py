@@ -57,8 +57,8 @@ def reconstruct_(
     """Learn smoothing and clipping of each block of a model with fake quantisers. Changes the model.
 
     Scales and shifts are folded into weights and biases; the clipping stays in the quantisers. The loss of a block is
-    the mean square difference from two targets: the block's output in full precision on inputs in full precision, and on
-    the inputs that it really gets. A block that learns nothing better than rounding to nearest is left as that.
+    the mean square difference from two targets: the block's output in full precision on inputs in full precision, and
+    on the inputs that it really gets. A block that learns nothing better than rounding to nearest is left as that.
 
     Beside the model, memory holds the gradients of one block and four activations (batch, length, width) per batch.
 
@@ -227,6 +227,7 @@ class _Block:
                         return False
                     loss.backward()
                     optimizer.step()
+        optimizer.zero_grad()
         return True
 
     def _loss(self, index: int, tensors: dict[str, Tensor]) -> Tensor:
@@ -277,6 +278,7 @@ def _calibrating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and no gradients for the model's own parameters; both are put back."""
     modes = {module: module.training for module in model.modules()}
     trained = [p for p in model.parameters() if p.requires_grad]
+    known = set(model.parameters())
     model.eval().requires_grad_(False)
     try:
         yield
@@ -285,6 +287,9 @@ def _calibrating(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter in trained:
             parameter.requires_grad_(True)
+        for module in model.modules():  # biases that smoothing added train where their weights do
+            if isinstance(bias := getattr(module, "bias", None), nn.Parameter) and bias not in known:
+                bias.requires_grad_(module.weight.requires_grad)  # pyright: ignore[reportArgumentType]
 
 
 def _check(model: PreTrainedModel, blocks: list[str]) -> None:
@@ -297,7 +302,7 @@ def _check(model: PreTrainedModel, blocks: list[str]) -> None:
         for layer in layers:
             if layer.weight.dtype not in (torch.float32, torch.float64):
                 raise QuantizationError(
-                    f"{name} has weights in {layer.weight.dtype}, which smoothing would round; load the model in float32"
+                    f"{name} has weights in {layer.weight.dtype}, in which smoothing loses bits; load them in float32"
                 )
             if layer.input_rotation is not None or layer.output_rotation is not None:
                 raise QuantizationError(f"{name} has rotated layers; reconstruct a model or rotate it, not both")

@@ -38,7 +38,7 @@ class ShiftedRMSNorm(nn.Module):
         weight, eps = norm.weight, getattr(norm, "variance_epsilon", None)
         if eps is None:
             raise QuantizationError(
-                f"{name} is a {type(norm).__name__} without a bias and no RMS norm of transformers; smooth without shifts"
+                f"{name} is a {type(norm).__name__}: no bias, and no RMS norm of transformers; smooth without shifts"
             )
         shifted = cls(len(weight), eps, device=weight.device, dtype=weight.dtype)
         shifted.weight = weight
