@@ -118,8 +118,8 @@ def _check(name: str, layer: Any, adapter: str) -> None:
         kind = type(layer).__name__
         raise QuantizationError(
             f"{name}: adapter {adapter!r} ({kind}) is no matrix that is added to the weight; take one of Ketune's "
-            f"methods that merge, or one of PEFT's {', '.join(ADDITIVE)}; or leave quantize_sums_ out, and the adapter stands "
-            "beside the quantised layer"
+            f"methods that merge, or one of PEFT's {', '.join(ADDITIVE)}; or leave quantize_sums_ out, and the "
+            "adapter stands beside the quantised layer"
         )
     dropouts = [part[adapter] for key, part in vars(layer)["_modules"].items() if "dropout" in key and adapter in part]
     dropouts += [layer.update_of(adapter).dropout] if hasattr(layer, "update_of") else []
