@@ -5,8 +5,9 @@ import torch
 from tests.quantization.models import LAYOUTS, make_model, tokens
 
 from ketune.quantization import QuantizationError, QuantizeConfig, QuantizedLinear, quantize_
+from ketune.quantization.fake_quantize import quantizers_off
 from ketune.quantization.layouts import layout_of
-from ketune.quantization.reconstruction import quantizers_off, reconstruct_
+from ketune.quantization.reconstruction import reconstruct_
 from ketune.quantization.shifted_norm import shifted_norms
 
 
@@ -51,7 +52,12 @@ def test_errors_of_blocks_and_model_fall_and_the_exact_function_stays(name):
 
 @pytest.mark.parametrize(
     ("scheme", "options"),
-    [("w2a16g16", {"smoothing": False, "clipping_lr": 0.05}), ("w4a4", {"clipping": False}), ("w4a4", {"shift": False}), ("w4a4kv4", {})],
+    [
+        ("w2a16g16", {"smoothing": False, "clipping_lr": 0.05}),
+        ("w4a4", {"clipping": False}),
+        ("w4a4", {"shift": False}),
+        ("w4a4kv4", {}),
+    ],
 )
 def test_each_part_alone_helps(scheme, options):
     model = quantized("llama", scheme)

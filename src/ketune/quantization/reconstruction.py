@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from ketune.quantization.fake_quantize import FakeQuantizer, LearnedClipping
+from ketune.quantization.fake_quantize import FakeQuantizer, LearnedClipping, quantizers_off
 from ketune.quantization.layouts import BlockLayout, layout_of
 from ketune.quantization.linear import QuantizedLinear
 from ketune.quantization.schemes import QuantizationError
@@ -44,7 +44,7 @@ class BlockError:
 
 def reconstruct_(
     model: PreTrainedModel,
-    batches: Iterable[Batch],
+    batches: Callable[[], Iterable[Batch]] | Iterable[Batch],
     *,
     smoothing: bool = True,
     shift: bool = True,
@@ -64,7 +64,7 @@ def reconstruct_(
 
     Args:
         model: After `quantize_(model, QuantizeConfig(...))`, in float32.
-        batches: Calibration data; each is one step of AdamW per epoch and block.
+        batches: Calibration data, or a function that gives it; each is one step of AdamW per epoch and block.
         smoothing: Learn scales (and shifts) between activations and weights.
         shift: Learn shifts too. Layers and norms without a bias are given one.
         clipping: Learn the part of each weight group's range that is kept.
@@ -83,7 +83,7 @@ def reconstruct_(
     blocks = layout_of(model).blocks
     _check(model, [block.name for block in blocks])
     with _calibrating(model):
-        calls = [_Calls(model, batch) for batch in batches]
+        calls = [_Calls(model, batch) for batch in (batches() if callable(batches) else batches)]
         if not calls:
             raise QuantizationError("reconstruct_(batches=[]): give at least one batch of token ids")
         return [
@@ -92,19 +92,6 @@ def reconstruct_(
             )
             for block in blocks
         ]
-
-
-@contextmanager
-def quantizers_off(module: nn.Module) -> Iterator[None]:
-    """In this context a module computes without its fake quantisers."""
-    switched = [m for m in module.modules() if isinstance(m, FakeQuantizer) and m.enabled]
-    for quantizer in switched:
-        quantizer.enabled = False
-    try:
-        yield
-    finally:
-        for quantizer in switched:
-            quantizer.enabled = True
 
 
 class _Calls:
