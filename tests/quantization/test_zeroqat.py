@@ -87,7 +87,7 @@ def test_frozen_codes_and_parameters_stay_bit_for_bit():
 
 @pytest.mark.parametrize("scheme", ["w4a4", "w2a16g16"])
 def test_a_perturbation_of_a_tenth_of_a_step_changes_about_a_fifth_of_the_codes(scheme):
-    """Between both sides lie 2 epsilon |u| steps, and E|u| = sqrt(2 / pi): 0.16 of the codes, and the grid moves too."""
+    """Both sides are 2 epsilon |u| steps apart, and E|u| = sqrt(2 / pi): 0.16 of the codes, and the grid moves too."""
     model, _ = prepared(scheme=scheme, clipping=False)
     optimizer = zeroth_order(model, epsilon=0.1)
     seen = []
