@@ -6,11 +6,11 @@ A Llama of 60 million random weights is quantised, and each line below runs in a
 - ZeroQAT: a step of `zeroth_order`,
 - straight-through: a step of AdamW with straight-through gradients,
 
-on three forms of the model: `whole` (full-precision masters of all linear layers, rounded in each forward pass), `light`
-(masters of query and value projections, packed codes for the rest) and `codes` (what is deployed; inference only). A
-figure is the highest resident memory from when the model stands until the last step ends, less what the process held
-before it made the model (interpreter and libraries). On CUDA it is the highest memory that tensors took. The aim is
-ZeroQAT within 15 % of inference in the same form.
+on three forms of the model: `whole` (full-precision masters of all linear layers, rounded in each forward pass),
+`light` (masters of query and value projections, packed codes for the rest) and `codes` (what is deployed; inference
+only). A figure is the highest resident memory from when the model stands until the last step ends, less what the
+process held before it made the model (interpreter and libraries). On CUDA it is the highest memory that tensors took.
+The aim is ZeroQAT within 15 % of inference in the same form.
 
     python benchmarks/zeroqat_memory.py
     python benchmarks/zeroqat_memory.py --bits w2a16g128 --device cuda --width 2048 --layers 16
