@@ -39,7 +39,7 @@ def test_whole_models_come_nearer_to_full_precision(name):
 
 
 def test_it_wants_a_prepared_model_and_prompts():
-    with pytest.raises(QuantizationError, match="prepare|QuantizeConfig"):
+    with pytest.raises(QuantizationError, match="fake-quantised weights"):
         convert_gptq_(make_model("llama"), [{"input_ids": tokens()}])
     with pytest.raises(QuantizationError, match="at least one batch"):
         convert_gptq_(quantize_(make_model("llama"), QuantizeConfig("w4a16")), [])

@@ -1,8 +1,9 @@
 """GPTQ: rounding after training, in which each column takes over the errors of those before it.
 
-Source: Frantar et al. 2023, arXiv 2210.17323. It stands here as the rounding that users know, beside methods that train.
-Each layer's inputs are those of the prepared model, activations quantised and rotated as they will be; they are gathered
-for all layers in one pass, so that later layers do not see the errors of earlier ones (the original goes block by block).
+Source: Frantar et al. 2023, arXiv 2210.17323. It stands here as the rounding that users know, beside methods that
+train. Each layer's inputs are those of the prepared model, activations quantised and rotated as they will be; they are
+gathered for all layers in one pass, so that later layers do not see the errors of earlier ones (the original goes block
+by block).
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class Rotation(nn.Module):
 
     It has no parameters and no buffers: R follows from the arguments, and the small matrices that it is made of are
     kept once for the whole process and device. Signs come first, `R = diag(signs) H`, so that they change which inputs
-    are unlucky (signs after H would change nothing in the size of `x R`).
+    are unlucky (signs after H would change nothing in the size of `x R`). Where there is no Hadamard matrix, the odd
+    part of the width is a dense product, as wide as it is.
 
     Args:
         width: of the last axis, at least 2.

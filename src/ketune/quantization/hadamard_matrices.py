@@ -112,7 +112,7 @@ def _powers_of_a_primitive_element(p: int, degree: int) -> list[tuple[int, ...]]
 
     If x takes p^degree - 1 values, every element but 0 is one of them and has an inverse: this is a field.
     """
-    one = (1, *[0] * (degree - 1))
+    one: tuple[int, ...] = tuple(int(place == 0) for place in range(degree))
     for low in product(range(p), repeat=degree):  # x^degree = low[0] + low[1] x + ...
         powers, element = [one], _times_x(one, low, p)
         while element != one and any(element) and len(powers) < p**degree:

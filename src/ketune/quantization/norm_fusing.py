@@ -71,7 +71,7 @@ def fuse_structure(model: PreTrainedModel) -> PreTrainedModel:
         if isinstance(norm, nn.LayerNorm):
             for name in place.readers:
                 _give_bias(model.get_submodule(name))
-            replacement = nn.RMSNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
+            replacement = nn.RMSNorm(list(norm.normalized_shape), norm.eps, elementwise_affine=False)
             replace_module(model, place.norm, replacement.train(norm.training))
     return model
 

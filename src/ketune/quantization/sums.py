@@ -44,7 +44,15 @@ def quantize_sums_(model: nn.Module) -> nn.Module:
         QuantizationError: Where no adapter stands on a quantised layer; for an update that is no matrix; for dropout,
             which acts on the input of an update alone; and in the forward pass for rows with adapters of their own.
     """
-    layers = [(name, layer) for name, layer in _tuner_layers(model)]
+    check_sums(model)
+    for _, layer in _tuner_layers(model):
+        layer.forward = MethodType(_forward, layer)
+    return model
+
+
+def check_sums(model: nn.Module) -> None:
+    """Raise what `quantize_sums_` would; change nothing."""
+    layers = list(_tuner_layers(model))
     if not layers:
         raise QuantizationError(
             "no adapter stands on a layer with fake quantisers; call quantize_(model, QuantizeConfig(...)) before the "
@@ -53,9 +61,6 @@ def quantize_sums_(model: nn.Module) -> nn.Module:
     for name, layer in layers:
         for adapter in _adapters(layer):
             _check(name, layer, adapter)
-    for _, layer in layers:
-        layer.forward = MethodType(_forward, layer)
-    return model
 
 
 def has_quantized_sums(model: nn.Module) -> bool:
