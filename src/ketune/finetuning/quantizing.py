@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -87,12 +87,28 @@ class QuantizedTraining:
         """Whether weights or adapters are trained as part of what is quantised."""
         return self.method in (*ROTATIONS, "zeroqat")
 
+    @property
+    def loading(self) -> str | None:
+        """What `load_base` has to know: the method, where the base is quantised while it is loaded."""
+        return self.method if self.method in BITSANDBYTES else None
+
+    @classmethod
+    def parse(cls, text: str, **more: Any) -> Self | None:
+        """Read "roste:w4a4kv4", "roste" (its usual bits) or "nf4"; "none" gives None.
+
+        Args:
+            text: The method and, behind a colon, the bits.
+            more: Further fields.
+        """
+        method, _, bits = text.strip().lower().partition(":")
+        return None if method == "none" else cls(method, bits or None, **more)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        return self.method if self.bits is None else f"{self.method} {self.bits}"
+        return self.method if self.bits is None else f"{self.method}:{self.bits}"
 
 
 def calibration_batches(
@@ -196,8 +212,8 @@ def put_on_quantized(
     convert_(prepared)
     save_base(prepared, tokenizer, output_dir)
     notes.append(
-        f"quantization: {type(adapter).__name__} cannot be part of the quantised weights and stands beside them in full "
-        "precision"
+        f"quantization: {type(adapter).__name__} cannot be part of the quantised weights and stands beside them "
+        "in full precision"
     )
     return put_on(prepared), False
 

@@ -16,7 +16,7 @@ from peft import PeftConfig, PeftModel
 from ketune.errors import TrainingError
 from ketune.finetuning.adapting import adapt, calibrate
 from ketune.finetuning.base import load_base, load_tokenizer, n_virtual_tokens, prepare_tokenizer, resolve_device
-from ketune.finetuning.bitsandbytes import BITSANDBYTES, write_record
+from ketune.finetuning.bitsandbytes import write_record
 from ketune.finetuning.callbacks import Meter, OnProgress, Progress, StopWhenDiverged, progress_of
 from ketune.finetuning.checkpoints import MARK, claim, read_json, replace_folder, step_of
 from ketune.finetuning.data import TaskData, load_task
@@ -186,7 +186,7 @@ def _load(
     if isinstance(model, str | Path):
         # Full fine-tuning keeps float32 weights and computes in bfloat16: its steps are too small for bfloat16 weights.
         dtype = "float32" if adapter is None else params.dtype
-        loading = quantization.method if quantization is not None and quantization.method in BITSANDBYTES else None
+        loading = None if quantization is None else quantization.loading
         loaded, own = load_base(model, dtype, params.device, quantization=loading)
         return str(model), loaded, prepare_tokenizer(tokenizer) if tokenizer is not None else own
     base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model  # pyright: ignore
@@ -296,8 +296,8 @@ def _save(
     save_weights(model, staged)
     if not isinstance(model, PeftModel):
         tokenizer.save_pretrained(staged)
-    elif quantization is not None and quantization.method in BITSANDBYTES:
-        write_record(staged, quantization.method)
+    elif quantization is not None and quantization.loading:
+        write_record(staged, quantization.loading)
     replace_folder(staged, target)
     return target
 
