@@ -53,7 +53,7 @@ def test_errors_of_blocks_and_model_fall_and_the_exact_function_stays(name):
 @pytest.mark.parametrize(
     ("scheme", "options"),
     [
-        ("w2a16g16", {"smoothing": False, "clipping_lr": 0.05}),
+        ("w2a16g16", {"smoothing": False}),
         ("w4a4", {"clipping": False}),
         ("w4a4", {"shift": False}),
         ("w4a4kv4", {}),

@@ -67,7 +67,7 @@ class ZeroQATConfig:
     clipping: bool = True
     epochs: int = 2
     smoothing_lr: float = 1e-2
-    clipping_lr: float = 5e-3
+    clipping_lr: float = 5e-2
     exponent: float = 0.65
 
     def __post_init__(self) -> None:
@@ -223,7 +223,7 @@ def quantizer_steps(model: nn.Module) -> Callable[[nn.Parameter], float | torch.
 def _trained(model: nn.Module, config: ZeroQATConfig) -> list[nn.Parameter]:
     wanted = config.trained
     if wanted is None:
-        return [m.weight for m in model.modules() if isinstance(m, QuantizedLinear)]
+        return [m.get_parameter("weight") for m in model.modules() if isinstance(m, QuantizedLinear)]
 
     def is_meant(name: str) -> bool:
         if isinstance(wanted, str):
