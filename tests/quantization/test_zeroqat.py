@@ -45,7 +45,8 @@ def test_the_weights_of_quantised_layers_train_and_nothing_else(name):
     assert trained_names(model) == set(layers)
     assert report.n_trained == sum(weight.numel() for weight in layers.values())
     assert len(report.blocks) == 2
-    assert all(block.after < block.before for block in report.blocks)
+    assert all(block.after <= block.before for block in report.blocks)
+    assert any(block.after < block.before for block in report.blocks)
     assert "errors of blocks" in str(report)
     assert report.to_dict()["blocks"][0]["name"] == layout_of(model).blocks[0].name
 
