@@ -58,6 +58,20 @@ def test_what_was_trained_through_quantisers_is_saved_as_codes_that_give_the_sam
     assert size_of(loaded) == size_of(result.model)
 
 
+@pytest.mark.parametrize("adapter", [None, LoraConfig(r=4, **Q)], ids=["full", "lora"])
+def test_zeroqat_trains_without_gradients_and_ends_as_codes(llama, task, tmp_path, adapter):
+    params = FAST.replace(learning_rate=3e-2, max_steps=40, logging_steps=1, eval_steps=0)
+    result = train(llama, task, tmp_path, adapter, "zeroqat:w4a8", params)
+    loss = evaluate_loss(result.model, result.tokenizer, task.validation)["loss"]
+    assert result.history[-1]["eval_loss"] == pytest.approx(loss, abs=2e-3 if adapter else 1e-6)
+    assert coded(result.model)
+    assert any("weights train" in note for note in result.notes)
+    linear = sum(m.in_features * m.out_features for m in coded(result.model))
+    assert result.n_trainable == (linear if adapter is None else 2 * 4 * (64 + 48))
+    first, last = (sum(r["loss"] for r in part) / 10 for part in (result.history[:10], result.history[-10:]))
+    assert last < first
+
+
 @pytest.mark.parametrize(
     ("adapter", "quantization"),
     [
