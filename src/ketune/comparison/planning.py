@@ -249,7 +249,11 @@ def _quantized(
             else:
                 suffix = str(way).replace(":", "-")
                 name = suffix if experiment.name == "default" else f"{experiment.name}-{suffix}"
-                every.append((replace(experiment, name=name, quantization=str(way)), config))
+                rates = {}
+                if way.learning_rate is not None and experiment.method not in spec.learning_rates:
+                    grid = around(way.learning_rate, len(experiment.learning_rates)) if spec.tune_lr else ()
+                    rates = {"learning_rate": way.learning_rate, "learning_rates": grid}
+                every.append((replace(experiment, name=name, quantization=str(way), **rates), config))
     if not every:
         raise SpecError(f"nothing can be run: {' '.join(notes)} Name an adapter among the methods")
     return every, notes

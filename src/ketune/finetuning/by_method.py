@@ -117,6 +117,7 @@ def finetune_method(
     way = QuantizedTraining.parse(quantization) if isinstance(quantization, str) else quantization
     base = meta_model(model, trust_remote_code)
     rate = get_method(method).at_width(hidden_width(base)).learning_rate
+    rate = rate if way is None or way.learning_rate is None else way.learning_rate
     settings_of_run = TrainingParams.from_dict({"learning_rate": rate, **(params or {})})
     choice = choose(
         method,

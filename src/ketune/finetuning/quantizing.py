@@ -30,12 +30,15 @@ from ketune.quantization.prepare import convert_
 from ketune.quantization.roste import RosteConfig, prepare_roste_
 from ketune.quantization.schemes import QuantizationScheme
 from ketune.quantization.sums import check_sums
+from ketune.quantization.zeroqat import ZeroQATConfig, prepare_zeroqat_, zeroth_order
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROTATIONS = {"roste": "adaptive", "rotated": "always", "ste": "never"}
 METHODS = (*ROTATIONS, "zeroqat", "prequant", *BITSANDBYTES)
+ZEROQAT_RATE = 1e-2
+"""In units of the quantisers' steps; see `ketune.quantization.zeroqat.zeroth_order`."""
 DEFAULT_BITS = {"roste": "w4a4kv4", "rotated": "w4a4kv4", "ste": "w4a4kv4", "zeroqat": "w4a4", "prequant": "w4a16"}
 BASE = "base"
 """Folder, beside that of an adapter, with the quantised base that it was trained on."""
@@ -51,7 +54,8 @@ class QuantizedTraining:
         bits: "w4a4kv4" and the like; None: the method's usual. nf4 and int8 have none.
         clip: The part of each range that is kept, in (0, 1].
         n_calibration: Training rows that are shown to methods that look at activations first.
-        options: Further fields of `RosteConfig`, `ZeroQATConfig` or, for prequant, `QuantizeConfig`.
+        options: Further fields of `RosteConfig`, of `ZeroQATConfig` and arguments of its optimiser (`n_probes`,
+            `epsilon`), or, for prequant, fields of `QuantizeConfig`.
 
     Raises:
         TrainingError: A method that is unknown, or bits where there are none to choose.
@@ -103,6 +107,17 @@ class QuantizedTraining:
         method, _, bits = text.strip().lower().partition(":")
         return None if method == "none" else cls(method, bits or None, **more)
 
+    @property
+    def learning_rate(self) -> float | None:
+        """The usual learning rate, where it is not that of what is trained."""
+        return ZEROQAT_RATE if self.method == "zeroqat" else None
+
+    def zeroqat_fields(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The options of ZeroQAT: fields of its config, and arguments of its optimiser."""
+        names = {f.name for f in dataclasses.fields(ZeroQATConfig)}
+        ours = {name: value for name, value in self.options.items() if name in names}
+        return ours, {name: value for name, value in self.options.items() if name not in names}
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return dataclasses.asdict(self)
@@ -148,7 +163,13 @@ def prepare_base(
     if method == "prequant":
         quantize_(model, QuantizeConfig(quantization.scheme, "convert", **quantization.options))
         return [f"quantization: {quantization.bits}, outliers apart"]
-    raise TrainingError(f"quantization {method!r} is not known here")
+    zeroqat = prepare_zeroqat_(model, ZeroQATConfig(quantization.scheme, **quantization.zeroqat_fields()[0]), batches)
+    return [f"quantization: {quantization.bits}, {zeroqat}"]
+
+
+def gradient_free(model: PreTrainedModel | PeftModel, quantization: QuantizedTraining, rate: float, seed: int) -> Any:
+    """The optimiser of ZeroQAT for what trains in a model."""
+    return zeroth_order(model, rate, seed=seed, **quantization.zeroqat_fields()[1])
 
 
 def put_on_quantized(
@@ -196,7 +217,8 @@ def put_on_quantized(
     if quantization.method == "prequant":
         save_base(base, tokenizer, output_dir)
         return put_on(base), False
-    trained = put_on(base)
+    # Full fine-tuning would open all weights; ZeroQAT has chosen which train.
+    trained = base if quantization.method == "zeroqat" and adapter is None else put_on(base)
     if not quantization.trains_through:
         return trained, False
     if not isinstance(trained, PeftModel):

@@ -23,7 +23,7 @@ from ketune.finetuning.data import TaskData, load_task
 from ketune.finetuning.encoding import Encoded, Encoder
 from ketune.finetuning.metrics import effective_max_length
 from ketune.finetuning.params import ParamsError, TrainingParams
-from ketune.finetuning.quantizing import QuantizedTraining, finished, put_on_quantized
+from ketune.finetuning.quantizing import QuantizedTraining, finished, gradient_free, put_on_quantized
 from ketune.finetuning.quiet import quiet_datasets, quiet_transformers
 from ketune.finetuning.splits import take
 from ketune.quantization.sums import quantize_sums_
@@ -150,6 +150,8 @@ def finetune(
             meter=meter,
             callbacks=watchers,
         )
+        if quantization is not None and quantization.method == "zeroqat":
+            trainer.optimizer = gradient_free(trained, quantization, params.learning_rate, seed)
         _run(trainer, meter, checkpoint, params, notes)
         release(trainer, trained)
         n_trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
