@@ -74,7 +74,7 @@ def guard_packing_(model: nn.Module) -> nn.Module:
                 setattr(base, _MAY_PACK, False)
         if not isinstance(module, nn.Linear) or not getattr(module, _MAY_PACK, False):
             continue
-        blocksize: Any = module.weight.blocksize
+        blocksize: Any = getattr(module.weight, "blocksize")  # noqa: B009  of bitsandbytes' parameter
         if module.in_features % blocksize or module.out_features % _ROWS:
             setattr(module, _MAY_PACK, False)
         elif _unpack_for_gradients not in module._forward_pre_hooks.values():

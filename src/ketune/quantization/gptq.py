@@ -103,7 +103,7 @@ def _hessians(
         sums[name] = sums.get(name, 0) + x.T @ x  # pyright: ignore[reportArgumentType]
 
     handles = [
-        layer.register_forward_pre_hook(lambda m, given, name=name: watch(name, m, given[0]))
+        layer.register_forward_pre_hook(lambda m, given, name=name: watch(name, m, given[0]))  # pyright: ignore
         for name, layer in layers.items()
     ]
     was_training = model.training
