@@ -85,7 +85,7 @@ def test_pieces_of_bounded_size_give_what_the_whole_gives(monkeypatch):
 
 def test_what_is_spread_evenly_keeps_its_whole_range_and_a_tail_is_cut():
     even, scheme = torch.linspace(-1, 1, 4096)[None], TensorScheme(4, symmetric=True)
-    assert best_ratios(even, scheme).item() > 0.94
+    assert best_ratios(even, scheme).item() > 0.9
     tailed = torch.cat([even, torch.tensor([[3.0]])], 1)
     assert best_ratios(tailed, scheme).item() < 0.4
 
@@ -137,7 +137,7 @@ def test_a_model_is_quantised_with_these_ranges_and_converted_to_the_same_bits()
         prepared = model(ids).logits
         quantize_(model, QuantizeConfig(scheme, step="convert"))
         assert torch.equal(model(ids).logits, prepared)
-        errors[name] = float((prepared - expected).norm())
+        errors[name] = float((prepared - expected).detach().norm())
     assert errors["mse"] < errors["minmax"]
 
 

@@ -33,6 +33,15 @@ class _ReadOnly(torch.Tensor):
         raise QuantizationError(FROZEN)
 
 
+def is_stored_as_met(layer: object) -> bool:
+    """Whether the weight of a layer is stored as it meets inputs that `layer.quantize_input` has rotated and quantised.
+
+    So it is in a `CodedLinear` and in what `dequantize_` makes of it. The weight of a layer that trains is rotated in
+    each forward pass instead, and other layers rotate nothing.
+    """
+    return isinstance(layer, CodedLinear) or (isinstance(layer, QuantizedLinear) and not layer.rotates_weight)
+
+
 class CodedLinear(nn.Linear):
     """A linear layer that holds codes, steps and zero points, and no weight.
 
@@ -152,20 +161,20 @@ class CodedLinear(nn.Linear):
         return dequantize(self.unpacked(), self.scale, self.zero_point, self.compute_dtype)
 
     def set_weight(self, weight: torch.Tensor) -> None:
-        """Take over a weight (out_features, in_features) that differs from `weight` at outliers alone.
+        """Take over a weight (out_features, in_features) that differs from `weight` at outliers alone, if anywhere.
 
-        An adapter that changes nothing else is merged so, exactly.
+        An adapter that changes nothing else is merged so, exactly. Setting `weight` does the same.
 
         Raises:
             QuantizationError: Where another entry differs; the layer is as it was.
         """
         current = self.dequantize()
-        weight = weight.detach().to(current)
-        if self.outlier_index is None:
-            raise QuantizationError(FROZEN)
-        places = self.outlier_index.long()
-        value = weight.reshape(-1)[places]
-        if not torch.equal(current.view(-1).index_copy_(0, places, value), weight.reshape(-1)):
+        given, value = weight.detach().to(current).reshape(-1), None
+        if self.outlier_index is not None:
+            places = self.outlier_index.long()
+            value = given[places]
+            current.view(-1).index_copy_(0, places, value)
+        if not torch.equal(current.view(-1), given):
             raise QuantizationError(FROZEN)
         self.outlier_value = value
 
@@ -192,6 +201,10 @@ class CodedLinear(nn.Linear):
     def weight(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """`dequantize()`, for code that reads the weight of a linear layer; made anew on each access."""
         return self.dequantize().as_subclass(_ReadOnly)
+
+    @weight.setter
+    def weight(self, value: torch.Tensor) -> None:  # PEFT sets it to itself when it takes its adapters off
+        self.set_weight(value)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
