@@ -170,8 +170,8 @@ add_method(
         size_name="outliers per layer",
         unsized="0.5 % of the weights",
         default_size=128,
-        learning_rate=1e-2,
-        learning_rates=(3e-3, 1e-2, 3e-2),
+        learning_rate=3e-2,
+        learning_rates=(1e-2, 3e-2, 0.1),
         enlarge=_enlarge_ours,
     )
 )

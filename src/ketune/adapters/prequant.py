@@ -138,6 +138,7 @@ def _is_quantized(layer: Any) -> bool:
 def _in_the_order_of(base: CodedLinear, count: int) -> torch.Tensor:
     """The base's outliers, the worst of them where fewer are asked for, and then the largest other entries."""
     assert base.outlier_index is not None
+    assert base.outlier_value is not None
     if count == len(base.outlier_index):
         return base.outlier_index
     codes, places = base.dequantize_codes().reshape(-1), base.outlier_index.long()

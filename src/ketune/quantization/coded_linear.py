@@ -65,6 +65,9 @@ class CodedLinear(nn.Linear):
         QuantizationError: For a scheme without weights.
     """
 
+    outlier_index: torch.Tensor | None
+    outlier_value: torch.Tensor | None
+
     def __init__(
         self,
         in_features: int,
@@ -151,9 +154,8 @@ class CodedLinear(nn.Linear):
     def dequantize(self) -> torch.Tensor:
         """The weight that codes and outliers stand for, (out_features, in_features)."""
         weight = self.dequantize_codes()
-        if self.outlier_index is not None:
-            value = self.outlier_value.to(weight.dtype)
-            weight.view(-1).index_copy_(0, self.outlier_index.long(), value)
+        if self.outlier_index is not None and self.outlier_value is not None:
+            weight.view(-1).index_copy_(0, self.outlier_index.long(), self.outlier_value.to(weight.dtype))
         return weight
 
     def dequantize_codes(self) -> torch.Tensor:
@@ -216,6 +218,11 @@ class CodedLinear(nn.Linear):
         x = x if self.input_rotation is None else self.input_rotation(x)
         return x if self.input_quantizer is None else self.input_quantizer(x)
 
+    @property
+    def n_outliers(self) -> int:
+        """How many entries of the weight are kept as they were."""
+        return 0 if self.outlier_index is None else len(self.outlier_index)
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # `.to(bfloat16)` must not round the steps: the codes would stand for other values. What was asked for becomes
         # the dtype of the weight instead.
@@ -228,4 +235,4 @@ class CodedLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bits={self.scheme.bits}"
-        return text if self.outlier_index is None else f"{text}, n_outliers={len(self.outlier_index)}"
+        return f"{text}, n_outliers={self.n_outliers}" if self.n_outliers else text

@@ -63,7 +63,7 @@ def _describe_layer(layer: Any) -> dict[str, Any]:
     return {
         "scheme": QuantizationScheme(weights, inputs).to_dict(),
         "bias": layer.bias is not None,
-        "n_outliers": 0 if getattr(layer, "outlier_index", None) is None else len(layer.outlier_index),
+        "n_outliers": layer.n_outliers if isinstance(layer, CodedLinear) else 0,
         "rotation": _describe_rotation(rotation),
     }
 
