@@ -149,3 +149,18 @@ def test_a_started_cell_goes_on_from_its_checkpoint_to_the_same_loss(request_for
     assert resumed.ketune.test["loss"] == pytest.approx(straight.ketune.test["loss"], rel=1e-5)
     assert len(resumed.ketune.history) == 4
     assert not (request.folder / "checkpoints").exists()
+
+
+def test_a_quantised_cell_says_how_large_the_tested_model_is(request_for, tiny_folder):
+    result = run_cell(request_for("lora", quantization=("roste:w4a8",)), ignore)["ketune"]
+    assert result["quantization"] == "roste:w4a8"
+    assert result["capacity"]["weights"] is None
+    plain, _ = load_base(tiny_folder)
+    assert result["size"]["model_bytes"] < 4 * sum(p.numel() for p in plain.parameters())
+    assert 4 < result["size"]["bits_per_coded_weight"] < 8
+
+
+def test_full_fine_tuning_is_quantised_too(request_for):
+    result = run_cell(request_for("full", quantization=("ste:w4a16",)), ignore)
+    assert result["ketune"]["size"]["bits_per_coded_weight"] < 8
+    assert result["run_info"]["peft_config"] is None

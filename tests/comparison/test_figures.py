@@ -22,7 +22,13 @@ from ketune.comparison.figures_capacity import (
     weight_spectrum_figure,
 )
 from ketune.comparison.figures_convergence import loss_figure, mean_curve, smooth
-from ketune.comparison.figures_efficiency import bar_figure, difference_figure, learning_rate_figure, quality_figure
+from ketune.comparison.figures_efficiency import (
+    bar_figure,
+    difference_figure,
+    learning_rate_figure,
+    quality_figure,
+    size_figure,
+)
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +242,17 @@ def test_svg_takes_its_ink_from_the_page(arms):
     assert "#22262b" not in svg
     assert "var(--grid)" in svg
     assert not re.search(r"(?:href|src)=\"http", svg)
+
+
+def test_quality_against_size_is_drawn_where_some_model_was_quantised():
+    sizes = {None: 5_000_000, "roste:w4a4kv4": 1_200_000, "ste:w2a16": 900_000}
+    results = [
+        build_result("lora", seed=seed, quantization=way, experiment=way or "r4", size={"model_bytes": size})
+        for way, size in sizes.items()
+        for seed in range(3)
+    ]
+    assert size_figure(group(results[:3])) is None
+    figure = size_figure(group(results), 1.75)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert {"LoRA", "LoRA, roste w4a4kv4", "LoRA, ste w2a16"} <= set(texts)
+    assert figure.axes[0].get_xlabel() == "size of the model (MiB)"

@@ -236,3 +236,26 @@ def test_cells_come_seed_by_seed(ask):
         "lora--default--seed6",
         "qaa--default--seed6",
     ]
+
+
+def test_every_method_is_run_in_every_way_of_quantising_that_it_can_be(ask):
+    plan, configs = make_plan(ask(methods=("full", "lora"), quantization=("none", "roste:w4a4", "prequant", "nf4")))
+    assert [(e.id, e.quantization) for e in plan.experiments] == [
+        ("full--default", None),
+        ("lora--default", None),
+        ("full--roste-w4a4", "roste:w4a4"),
+        ("lora--roste-w4a4", "roste:w4a4"),
+        ("lora--prequant-w4a16", "prequant:w4a16"),
+        ("lora--nf4", "nf4"),
+    ]
+    assert [config is None for config in configs] == [True, False, True, False, False, False]
+    assert sum("left out" in note for note in plan.notes) == 2
+
+
+def test_ways_of_quantising_are_checked_with_the_rest(ask):
+    with pytest.raises(KetuneError, match="roste, rotated"):
+        ask(quantization=("gptq",))
+    with pytest.raises(SpecError, match="once"):
+        ask(quantization=("roste", "roste:w4a4kv4"))
+    with pytest.raises(SpecError, match="Name an adapter"):
+        make_plan(ask(methods=("full",), quantization=("nf4",)))

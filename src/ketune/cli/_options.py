@@ -116,6 +116,13 @@ ControlOption = Annotated[
         rich_help_panel=_METHOD_PANEL,
     ),
 ]
+BitsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BITS",
+        help="Of weights, activations, keys and values, for --quantization: w4a4kv4, w4a16, w2a16g128 (in groups).",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
 DtypeOption = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
 TrustOption = Annotated[
@@ -166,6 +173,23 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not 1 <= count <= 1000:
         raise OptionError(wrong)
     return tuple(range(count))
+
+
+def quantizations(names: str | None, bits: str | None) -> tuple[str, ...]:
+    """Ways to quantise from "none,roste" and "w4a4kv4,w4a16": each way with all bits, unless it brings its own.
+
+    Raises:
+        OptionError: for bits without a way to quantise.
+    """
+    if names is None:
+        if bits is not None:
+            raise OptionError(f"--bits {bits!r}: name how to quantise too, e.g. --quantization roste")
+        return ()
+    found = []
+    for name in split_list("--quantization", names):
+        own = ":" in name or name in ("none", "nf4", "int8")
+        found += [name] if own or bits is None else [f"{name}:{one}" for one in split_list("--bits", bits)]
+    return tuple(found)
 
 
 def parse_rank(text: str | None) -> int | float | None:

@@ -18,6 +18,7 @@ EXAMPLES = (
     "ketune compare --model ./my-model --data ./my-data --budget 0.1% --controls --out runs/mine",
     "ketune compare --methods lora,qaa --seeds 0,1,2,3,4 --tune-lr --steps 500",
     "ketune compare --methods all,-full --budget 0.05% --tune-lr --lr-trials 5",
+    "ketune compare --methods full,lora --quantization none,ste,roste --bits w4a4kv4 --tune-lr",
     "ketune compare --methods lora --experiment ./dora --lr lora=2e-3 --json",
 )
 _SIZES = "How much is measured"
@@ -94,6 +95,15 @@ def run(
     bertscore_model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="An encoder; adds BERTScore.", rich_help_panel=_SIZES)
     ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Train every method in these ways of quantising, with commas between them: roste, ste, rotated, "
+            "zeroqat, prequant, nf4, int8; none is full precision. With its bits: roste:w4a4kv4.",
+        ),
+    ] = None,
+    bits: options.BitsOption = None,
     keep_full: Annotated[
         bool, typer.Option("--keep-full", help="Keep fully fine-tuned weights, as large as the model, for each seed.")
     ] = False,
@@ -146,6 +156,7 @@ def run(
         keep_full=keep_full,
         bertscore_model=options.expand_optional(bertscore_model),
         trust_remote_code=trust_remote_code,
+        quantization=options.quantizations(quantization, bits),
         **sizes,  # pyright: ignore[reportArgumentType]
     )
     folder = options.expand(out) if out is not None else options.default_folder(spec.model, spec.data)

@@ -20,6 +20,8 @@ EXAMPLES = (
     "ketune finetune --method qaa --out runs/qaa",
     "ketune finetune ./my-model --data ./my-data --method lora --budget 0.1% --out runs/lora",
     "ketune finetune ./my-model --data rows.jsonl --method qaa --set readout=amplitudes --steps 500 --out runs/qaa",
+    "ketune finetune ./my-model --data ./my-data --method full --quantization roste --bits w4a4kv4 --lr 1e-4",
+    "ketune finetune ./my-model --data ./my-data --method lora --quantization nf4 --out runs/qlora",
     "accelerate launch -m ketune finetune ./my-model --data ./my-data --method sora --out runs/sora",
 )
 _TRAINING = "Training"
@@ -38,6 +40,14 @@ def run(
     preset: options.PresetOption = None,
     settings: options.SetOption = None,
     control: options.ControlOption = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Train a quantised model, or beside one: roste, ste, rotated, zeroqat, prequant, nf4 or int8.",
+        ),
+    ] = None,
+    bits: options.BitsOption = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of initial values and the order of rows.")] = 0,
     steps: options.StepsOption = None,
     epochs: Annotated[
@@ -72,6 +82,9 @@ def run(
         raise options.OptionError(f"the model is named twice, {model_name!r} and --model {model!r}; name it once")
     if steps is not None and epochs is not None:
         raise options.OptionError(f"--steps {steps} and --epochs {epochs:g} both set the length; pass one of them")
+    ways = options.quantizations(quantization, bits)
+    if len(ways) > 1:
+        raise options.OptionError(f"--quantization {', '.join(ways)}: name one; ketune compare takes several")
     base = options.expand(model_name or model)
     columns = options.parse_pairs("--column", column) or None
     folder = options.expand(out) if out is not None else options.default_folder(base, data) + f"-{method}"
@@ -113,6 +126,7 @@ def run(
                 "limit": limit,
             },
             trust_remote_code=trust_remote_code,
+            quantization=ways[0] if ways else None,
         )
     if as_json:
         output.print_json(done.to_dict())
@@ -136,6 +150,8 @@ def _show(done: MethodRun) -> None:
             table.add_row(name, f"{value:.4f}")
     table.add_row("time in steps", output.duration(result.train_seconds))
     table.add_row("tokens", f"{result.tokens_seen:,}")
+    if done.size is not None:
+        table.add_row("model", f"{done.size.n_bytes / 2**20:.2f} MiB, {done.size.bits_per_weight:.2f} bits per weight")
     console.print(table)
     if result.diverged:
         output.say("the loss stopped being a number; try a smaller --lr", to=console, style="red")

@@ -65,6 +65,11 @@ class Arm:
         return None
 
     @property
+    def quantization(self) -> str | None:
+        """How the model was quantised, None for full precision."""
+        return next((r.ketune.quantization for r in self.results), None)
+
+    @property
     def budget(self) -> int | None:
         """The count that the method was sized to, None when it was not."""
         return next((r.ketune.budget for r in self.results if r.ketune.budget is not None), None)
@@ -124,7 +129,8 @@ class Comparison:
         """The arm of LoRA nearest in size to `arm`, None when LoRA has no finished cell or `arm` is LoRA itself."""
         if arm.method == REFERENCE:
             return None
-        candidates = [other for other in self.finished if other.method == REFERENCE]
+        of_method = [other for other in self.finished if other.method == REFERENCE]
+        candidates = [other for other in of_method if other.quantization == arm.quantization] or of_method
         size = arm.n_trainable or 0
         return min(candidates, key=lambda other: abs((other.n_trainable or 0) - size), default=None)
 
@@ -147,7 +153,8 @@ class Comparison:
         """The finished controls of an arm: same method, nearest in size for each kind of control."""
         found = []
         for control in CONTROLS[2:]:
-            same = [other for other in self.finished if other.method == arm.method and other.control == control]
+            kind = (arm.method, arm.quantization, control)
+            same = [o for o in self.finished if (o.method, o.quantization, o.control) == kind]
             if same:
                 found.append(min(same, key=lambda other: abs((other.n_trainable or 0) - (arm.n_trainable or 0))))
         return found
@@ -216,7 +223,7 @@ def group(results: Sequence[Result], order: Sequence[str] = ()) -> list[Arm]:
         groups.setdefault((info.method, info.experiment, info.control), []).append(result)
     places = {name: place for place, name in enumerate(order)}
     keys = sorted(groups, key=lambda key: (places.get(key[0], len(places)), key[0], CONTROLS.index(key[2]), key[1]))
-    labels = _labels(keys)
+    labels = _labels(keys, {key: groups[key][0].ketune.quantization for key in keys})
     arms = []
     for key in keys:
         cells = sorted(groups[key], key=lambda result: result.ketune.seed)
@@ -225,13 +232,17 @@ def group(results: Sequence[Result], order: Sequence[str] = ()) -> list[Arm]:
     return arms
 
 
-def _labels(keys: Sequence[tuple[str, str, str | None]]) -> dict[tuple[str, str, str | None], str]:
+def _labels(
+    keys: Sequence[tuple[str, str, str | None]], quantizations: dict[tuple[str, str, str | None], str | None]
+) -> dict[tuple[str, str, str | None], str]:
     titles = registered_methods()
     short = {}
     for key in keys:
         method, _, control = key
         name = titles.get(method, method)
         short[key] = name if control in (None, "trained") else f"{name}, {CONTROL_NAMES[control]}"
+        if quantizations[key]:
+            short[key] += f", {str(quantizations[key]).replace(':', ' ')}"
     names = list(short.values())
     return {key: name if names.count(name) == 1 else f"{name} ({key[1]})" for key, name in short.items()}
 
@@ -250,6 +261,8 @@ _MEASURES = {
     "train_loss": lambda r: r.last_metrics.get("train loss"),
     "effective_rank": lambda r: ((r.ketune.capacity or {}).get("hidden") or {}).get("effective_rank"),
     "stable_rank": lambda r: ((r.ketune.capacity or {}).get("hidden") or {}).get("stable_rank"),
+    "model_bytes": lambda r: r.ketune.size.get("model_bytes"),
+    "bits_per_weight": lambda r: r.ketune.size.get("bits_per_weight"),
     "relative_norm": lambda r: ((r.ketune.capacity or {}).get("hidden") or {}).get("relative_norm"),
 }
 

@@ -19,11 +19,13 @@ from ketune.comparison.planning import Plan, load_data
 from ketune.comparison.result_fields import KetuneInfo, RunInfo, TrainInfo
 from ketune.comparison.results import Result
 from ketune.errors import TrainingError
+from ketune.quantization.size import size_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
     from ketune.finetuning import FinetuneResult, TaskData, TrainingParams
+    from ketune.finetuning.quantizing import QuantizedTraining
 
 Report = Callable[[Event], None]
 N_SAMPLES = 5
@@ -85,7 +87,7 @@ def measure_base(request: CellRequest, report: Report) -> dict[str, Any]:
     model, tokenizer, data = _load(request)
     report(CellPhase(request.name, "evaluating"))
     test, samples = _evaluate(model, tokenizer, data, request)
-    return {"test": test, "samples": samples}
+    return {"test": test, "samples": samples, "size": size_of(model).to_dict()}
 
 
 def run_trial(request: CellRequest, report: Report) -> dict[str, float]:
@@ -167,9 +169,11 @@ def run_cell(request: CellRequest, report: Report) -> dict[str, Any]:
             capacity=capacity,
             circuit=circuit_metrics(trained.model, config),
             samples=samples,
+            size=size_of(trained.model).to_dict(),
             notes=[*request.experiment.notes, *trained.notes],
         ),
     )
+    result.ketune.quantization = request.experiment.quantization
     _tidy(request)
     result.run_info.total_time = time.perf_counter() - began
     return result.to_dict()
@@ -186,8 +190,9 @@ def _load(request: CellRequest) -> tuple[Any, Any, TaskData]:
 def _load_base(request: CellRequest, dtype: str, device: str) -> tuple[Any, Any]:
     from ketune.finetuning import load_base
 
-    spec = request.plan.spec
-    return load_base(spec.model, dtype, device, trust_remote_code=spec.trust_remote_code)
+    spec, quantization = request.plan.spec, _quantization(request)
+    loading = None if quantization is None else quantization.loading
+    return load_base(spec.model, dtype, device, trust_remote_code=spec.trust_remote_code, quantization=loading)
 
 
 def _params(request: CellRequest) -> TrainingParams:
@@ -217,7 +222,15 @@ def _train(
         seed=request.seed,
         resume=True,
         progress=_Progress(request.name, report, meter),
+        quantization=_quantization(request),
     )
+
+
+def _quantization(request: CellRequest) -> QuantizedTraining | None:
+    from ketune.finetuning.quantizing import QuantizedTraining
+
+    text = request.experiment.quantization if request.experiment is not None else None
+    return None if text is None else QuantizedTraining.parse(text)
 
 
 def _adapter_config(request: CellRequest) -> PeftConfig | None:
@@ -247,6 +260,8 @@ def _evaluate(
 
 
 def _weight_changes(request: CellRequest, trained: FinetuneResult) -> dict[str, Any] | None:
+    if _quantization(request) is not None:
+        return None  # rotations and rounding change all weights; what training changed is not told apart
     if _adapter_config(request) is not None:
         return weight_changes(trained.model)
     # Loaded anew instead of kept, so that the memory of full fine-tuning is not measured with a second model in it.

@@ -51,6 +51,7 @@ class Experiment:
         budget: The count that the method was sized to, None if it was not.
         weight_decay: Only where the folder asks for another one than the comparison.
         notes: Sentences for the report.
+        quantization: How the model is quantised, e.g. "roste:w4a4kv4"; None for full precision.
     """
 
     method: str
@@ -62,6 +63,7 @@ class Experiment:
     budget: int | None = None
     weight_decay: float | None = None
     notes: tuple[str, ...] = ()
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learning_rates", tuple(self.learning_rates))

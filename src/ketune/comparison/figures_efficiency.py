@@ -58,6 +58,25 @@ def quality_figure(arms: Sequence[Arm], base_loss: float | None = None) -> Figur
     return figure
 
 
+def size_figure(arms: Sequence[Arm], base_loss: float | None = None) -> Figure | None:
+    """Test loss against the size of the model that was tested; None unless some model was quantised."""
+    points = [(arm, size, loss) for arm in arms if (size := arm.mean("model_bytes")) and (loss := arm.mean("loss"))]
+    if not any(arm.quantization for arm, _, _ in points):
+        return None
+    with drawing():
+        figure, axes = new_axes("size of the model (MiB)", "test loss (nats per token)", (6.8, 4.4))
+        for arm, size, loss in points:
+            style = {"color": colour(arm), "marker": marker(arm), "markersize": 8, "linestyle": "none"}
+            if arm.quantization:
+                style |= {"markerfacecolor": "#ffffff", "markeredgewidth": 1.5}
+            half = [[loss.half_width or 0.0]] * 2
+            axes.errorbar([size.mean / 2**20], [loss.mean], half, elinewidth=1.2, zorder=3, **style)
+        axes.margins(x=0.2, y=0.14)
+        _base_line(axes, base_loss)
+        label_points(axes, [(size.mean / 2**20, loss.mean, arm.label, colour(arm)) for arm, size, loss in points])
+    return figure
+
+
 def _base_line(axes, base_loss: float | None) -> None:
     """The untouched base as a dotted line where it is near the others, as a remark where it is far above."""
     if base_loss is None:

@@ -146,8 +146,9 @@ def make_plan(spec: ComparisonSpec) -> tuple[Plan, list[PeftConfig | None]]:
         except ValueError as error:  # PEFT's: no module matches, no default targets for this model, ...
             raise ExperimentError(f"{folder}: {' '.join(str(error).split())}") from error
         found.append((replace(experiment, n_trainable=size), config))
+    found, unquantized = _quantized(spec, found)
     experiments = unique_names([experiment for experiment, _ in found])
-    notes = (*data.notes, *left_out)
+    notes = (*data.notes, *left_out, *unquantized)
     plan = Plan(spec, tuple(experiments), budget, n_parameters, data.fingerprint, notes)
     return plan, [config for _, config in found]
 
@@ -223,6 +224,39 @@ def _sized(
     if too_small:
         unfit.append(f"The budget of {budget:,} parameters is too small for some methods: {needs}.")
     return found, unfit
+
+
+def _quantized(
+    spec: ComparisonSpec, found: list[tuple[Experiment, PeftConfig | None]]
+) -> tuple[list[tuple[Experiment, PeftConfig | None]], list[str]]:
+    """Every experiment in every way of quantising that it can be trained with; notes about the others.
+
+    Raises:
+        SpecError: When no method can be trained in any of the ways.
+    """
+    from ketune.finetuning.quantizing import QuantizedTraining
+
+    if not spec.quantization:
+        return found, []
+    every, notes = [], []
+    for text in spec.quantization:
+        way = QuantizedTraining.parse(text)
+        for experiment, config in found:
+            if way is None:
+                every.append((experiment, config))
+            elif config is None and not way.trains_through:
+                notes.append(f"{experiment.method} with {way} was left out: it leaves no weight of the base to train.")
+            else:
+                suffix = str(way).replace(":", "-")
+                name = suffix if experiment.name == "default" else f"{experiment.name}-{suffix}"
+                rates = {}
+                if way.learning_rate is not None and experiment.method not in spec.learning_rates:
+                    grid = around(way.learning_rate, len(experiment.learning_rates)) if spec.tune_lr else ()
+                    rates = {"learning_rate": way.learning_rate, "learning_rates": grid}
+                every.append((replace(experiment, name=name, quantization=str(way), **rates), config))
+    if not every:
+        raise SpecError(f"nothing can be run: {' '.join(notes)} Name an adapter among the methods")
+    return every, notes
 
 
 def _grid(method: Method, rate: float, n_trials: int) -> tuple[float, ...]:

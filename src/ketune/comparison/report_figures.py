@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from ketune.comparison.arms import REFERENCE, Comparison
 from ketune.comparison.figures_capacity import circuit_figure, spectrum_figure, weight_spectrum_figure
 from ketune.comparison.figures_convergence import AXES, eval_figure, loss_figure
-from ketune.comparison.figures_efficiency import bar_figure, difference_figure, learning_rate_figure, quality_figure
+from ketune.comparison.figures_efficiency import (
+    bar_figure,
+    difference_figure,
+    learning_rate_figure,
+    quality_figure,
+    size_figure,
+)
 from ketune.comparison.report_findings import control_tests
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ def build_figures(comparison: Comparison) -> dict[str, Figure]:
     figures |= {
         "eval_loss_vs_steps": eval_figure(methods, base_loss),
         "quality_vs_parameters": quality_figure(arms, base_loss),
+        "quality_vs_size": size_figure(arms, base_loss),
         "difference_to_lora": difference_figure(comparison.tests_against_reference(), arms, reference),
         "peak_memory": bar_figure(arms, "peak_bytes", "peak memory (MiB)", MIB, floor="baseline_bytes"),
         "step_time": bar_figure(arms, "step_seconds", "median training step (ms)", 1e3),

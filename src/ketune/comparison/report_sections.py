@@ -64,6 +64,11 @@ def _results(comparison: Comparison, figures: Collection[str]) -> Section:
             "Test loss against trainable parameters. Dashed: the Pareto front, with nothing below and left of it. "
             "Hollow: controls. Bars: 95 % intervals over seeds.",
         ),
+        (
+            "quality_vs_size",
+            "Test loss against the size of the model as it is stored, embeddings included. Hollow: quantised. Bars: 95 "
+            "% intervals over seeds.",
+        ),
     ]
     return Section("Results", blocks + _figures(items, figures))
 

@@ -32,10 +32,14 @@ def headline_table(comparison: Comparison) -> Table:
     n_base = next((n for arm in arms if (n := arm.n_base)), None)
     header = ["Method", "Control", "Trainable (of base)", "Seeds", *(title for _, title, _ in scores)]
     header += ["Δ loss vs LoRA", "p (Holm)", "Peak memory", "Step (ms)", "Adapter file"]
+    shows_size = any(arm.quantization for arm in arms)
+    header += ["Model size", "Bits/weight"] if shows_size else []
     rows, marks = [], {}
     if base:
         cells = [text.number(base.get(metric), digits) for metric, _, digits in scores]
-        rows.append(["Base model, untouched", text.NOTHING, "0", text.NOTHING, *cells, *[text.NOTHING] * 5])
+        size = comparison.base.get("size") or {}
+        last = [text.size(size.get("model_bytes")), text.number(size.get("bits_per_weight"), 2)] if shows_size else []
+        rows.append(["Base model, untouched", text.NOTHING, "0", text.NOTHING, *cells, *[text.NOTHING] * 5, *last])
         marks[0] = "base"
     unequal = False
     for arm in arms:
@@ -57,6 +61,11 @@ def headline_table(comparison: Comparison) -> Table:
                 _size(arm.mean("peak_bytes")),
                 text.number(_mean(arm.mean("step_seconds")), 1, 1e3),
                 _size(arm.mean("file_bytes")),
+                *(
+                    [_size(arm.mean("model_bytes")), text.number(_mean(arm.mean("bits_per_weight")), 2)]
+                    if shows_size
+                    else []
+                ),
             ]
         )
     caption = "Mean ± half a 95 % interval over seeds; the difference to LoRA is paired by seed, lower is better."

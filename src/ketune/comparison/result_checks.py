@@ -56,6 +56,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "ketune.memory": (dict,),
     "ketune.capacity": (dict, type(None)),
     "ketune.circuit": (dict, type(None)),
+    "ketune.quantization": (str, type(None)),
+    "ketune.size": (dict,),
     "ketune.samples": (list,),
     "ketune.notes": (list,),
 }

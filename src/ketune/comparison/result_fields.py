@@ -84,6 +84,8 @@ class KetuneInfo(_Section):
         memory: {"peak_bytes", "baseline_bytes", "kind": "max_rss" | "cuda_allocated"}.
         capacity: {"hidden": {"singular_values", "effective_rank", "stable_rank"}, "weights": {module: {...}} or None}.
         circuit: {"n_wires", "n_gates", "n_angles", "depth", "n_two_qubit", "expressibility", "entangling_capability"}.
+        quantization: How the model was quantised, e.g. "roste:w4a4kv4"; None for full precision.
+        size: {"model_bytes", "bits_per_weight", "bits_per_coded_weight"} of the model that was tested.
         samples: Up to five of {"prompt", "references", "prediction"}.
         notes: Sentences for the reader.
     """
@@ -102,5 +104,7 @@ class KetuneInfo(_Section):
     memory: dict[str, Any] = field(default_factory=dict)
     capacity: dict[str, Any] | None = None
     circuit: dict[str, Any] | None = None
+    quantization: str | None = None
+    size: dict[str, Any] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -28,6 +28,9 @@ BUNDLED_RATES = {"full": 1e-3, "lora": 2e-2, "prefix": 0.6, "sora": 3e-2, "qaa":
 BUDGET_RANK = 4
 """Without a budget all methods get as many parameters as LoRA of this rank on its default targets."""
 
+NOT_QUANTIZED = "none"
+"""Among ways to quantise: full precision."""
+
 _OURS = ("learning_rate", "output_dir", "seed")
 """Training parameters that the comparison itself sets, each with a field of the spec."""
 
@@ -71,6 +74,8 @@ class ComparisonSpec:
         bertscore_model: Folder or hub id of an encoder; adds BERTScore to the scores.
         trust_remote_code: Whether a model may bring code of its own.
         only_fitting: Leave out, with a note, the methods that cannot be sized to the budget; "all" sets it.
+        quantization: Ways to quantise, each of which every method is trained with: "roste:w4a4kv4", "prequant:w4a16",
+            "nf4", ..., as `ketune.finetuning.QuantizedTraining` has them; "none" is one too, in full precision.
 
     Raises:
         SpecError: A value that cannot work, with what is allowed.
@@ -103,9 +108,10 @@ class ComparisonSpec:
     bertscore_model: str | None = None
     trust_remote_code: bool = False
     only_fitting: bool = False
+    quantization: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("methods", "experiments", "seeds"):
+        for name in ("methods", "experiments", "seeds", "quantization"):
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
         if self.target_modules is not None:
             object.__setattr__(self, "target_modules", _as_tuple("target_modules", self.target_modules) or None)
@@ -123,6 +129,15 @@ class ComparisonSpec:
         self._check_numbers()
         self._check_training()
         self._check_budget()
+        self._check_quantization()
+
+    def _check_quantization(self) -> None:
+        from ketune.finetuning.quantizing import QuantizedTraining
+
+        spelled = tuple(str(QuantizedTraining.parse(text) or NOT_QUANTIZED) for text in self.quantization)
+        if len(set(spelled)) < len(spelled):
+            _refuse("quantization", self.quantization, "name each way once")
+        object.__setattr__(self, "quantization", spelled)
 
     def _check_methods(self) -> None:
         from ketune.adapters import METHODS as registry

@@ -9,7 +9,16 @@ from typing import Any
 from ketune.comparison.arms import Arm, Comparison, read_comparison, same_budget
 
 SCORES = ("loss", "perplexity", "bits_per_byte", "bleu", "rouge1", "rouge2", "rougeL", "exact_match", "bertscore")
-COSTS = ("step_seconds", "tokens_per_second", "train_seconds", "peak_bytes", "file_bytes", "effective_rank")
+COSTS = (
+    "step_seconds",
+    "tokens_per_second",
+    "train_seconds",
+    "peak_bytes",
+    "file_bytes",
+    "model_bytes",
+    "bits_per_weight",
+    "effective_rank",
+)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ketune.assets.names import BUNDLED_MODEL
 from ketune.errors import ModelError
+from ketune.finetuning.bitsandbytes import bitsandbytes_config
 from ketune.finetuning.quiet import quiet_transformers
+from ketune.quantization import transformers_quantizer  # noqa: F401  (our quantised models load from now on)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +26,7 @@ def load_base(
     device: str = "auto",
     *,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a causal language model and its tokenizer, ready to be adapted.
 
@@ -33,6 +36,8 @@ def load_base(
         dtype: "float32", "bfloat16", "float16" or "auto": bfloat16 on a CUDA device that has it, else float32.
         device: "cpu", "cuda", "cuda:1", ... or "auto": CUDA if there is one.
         trust_remote_code: run the code that comes with a model. Off unless you ask for it and have read that code.
+        quantization: "nf4" or "int8": loaded by bitsandbytes, for adapters to stand beside. None: as it was saved,
+            which may be quantised too.
 
     Returns:
         The model in evaluation mode, and the tokenizer with a padding token (the end-of-text token if it had none;
@@ -47,21 +52,28 @@ def load_base(
         return model, load_tokenizer(model.name_or_path, trust_remote_code=trust_remote_code)
     name, place = _resolve(model)
     target = resolve_device(device)
+    kind = resolve_dtype(dtype, target)
+    more: dict[str, Any] = {}
+    if quantization is not None:
+        more = {"quantization_config": bitsandbytes_config(quantization, kind), "device_map": {"": str(target)}}
     tokenizer = load_tokenizer(place, trust_remote_code=trust_remote_code)
     try:
         with quiet_transformers():
             loaded = AutoModelForCausalLM.from_pretrained(
                 place,
-                dtype=resolve_dtype(dtype, target),
+                dtype=kind,
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
+                **more,
             )
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ... for bad models
         raise ModelError(f"{name}: cannot be loaded as a causal language model: {_one_line(error)}") from error
     if name == BUNDLED_MODEL:
         # The path of an installed package means nothing on another machine; adapters remember this name instead.
         loaded.config.name_or_path = loaded.name_or_path = BUNDLED_MODEL
-    return loaded.to(target).eval(), tokenizer  # pyright: ignore[reportArgumentType]
+    if quantization is None:
+        loaded = loaded.to(target)  # pyright: ignore[reportArgumentType]
+    return loaded.eval(), tokenizer
 
 
 def load_tokenizer(model: str | Path | None, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

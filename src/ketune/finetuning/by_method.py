@@ -15,7 +15,9 @@ from ketune.finetuning.base import load_base
 from ketune.finetuning.callbacks import OnProgress
 from ketune.finetuning.data import DEFAULT_SOURCE, load_task
 from ketune.finetuning.params import TrainingParams
+from ketune.finetuning.quantizing import QuantizedTraining
 from ketune.finetuning.training import FinetuneResult, finetune
+from ketune.quantization.size import ModelSize, size_of
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class MethodRun:
         choice: method, config and exact count.
         params: the settings that were used.
         result: what the run left.
+        size: of the model that it left, where it is quantised.
     """
 
     choice: Choice
     params: TrainingParams
     result: FinetuneResult
+    size: ModelSize | None = None
 
     @property
     def last_loss(self) -> float | None:
@@ -68,6 +72,7 @@ class MethodRun:
             "step_seconds_median": None if math.isnan(median) else median,
             "tokens_seen": result.tokens_seen,
             "diverged": result.diverged,
+            **({} if self.size is None else self.size.to_dict()),
             "history": result.history,
             "notes": result.notes,
         }
@@ -90,6 +95,7 @@ def finetune_method(
     resume: bool = True,
     progress: bool | OnProgress = True,
     trust_remote_code: bool = False,
+    quantization: str | QuantizedTraining | None = None,
 ) -> MethodRun:
     """Trains a model with a method of the registry.
 
@@ -103,12 +109,15 @@ def finetune_method(
         data_options: further arguments of `load_task`.
         seed, resume, progress: as in `finetune`.
         trust_remote_code: whether the model's own code may run.
+        quantization: a `QuantizedTraining`, or its spelling, such as "roste:w4a4kv4".
 
     Raises:
         KetuneError: with one line, when something cannot be used as asked.
     """
+    way = QuantizedTraining.parse(quantization) if isinstance(quantization, str) else quantization
     base = meta_model(model, trust_remote_code)
     rate = get_method(method).at_width(hidden_width(base)).learning_rate
+    rate = rate if way is None or way.learning_rate is None else way.learning_rate
     settings_of_run = TrainingParams.from_dict({"learning_rate": rate, **(params or {})})
     choice = choose(
         method,
@@ -123,7 +132,9 @@ def finetune_method(
     source, tokenizer = model, None
     if trust_remote_code:
         dtype = "float32" if choice.config is None else settings_of_run.dtype
-        source, tokenizer = load_base(model, dtype, settings_of_run.device, trust_remote_code=True)
+        loading = None if way is None else way.loading
+        device = settings_of_run.device
+        source, tokenizer = load_base(model, dtype, device, trust_remote_code=True, quantization=loading)
     result = finetune(
         source,
         task,
@@ -134,5 +145,6 @@ def finetune_method(
         seed=seed,
         resume=resume,
         progress=progress,
+        quantization=way,
     )
-    return MethodRun(choice, settings_of_run, result)
+    return MethodRun(choice, settings_of_run, result, None if way is None else size_of(result.model))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ketune.errors import DataError, ModelError
 from ketune.finetuning.base import BUNDLED_MODEL, load_base
+from ketune.finetuning.bitsandbytes import read_record
+from ketune.finetuning.quantizing import BASE
 from ketune.finetuning.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -58,10 +60,15 @@ def load_trained(
         except (KeyError, OSError, TypeError, ValueError):
             load(name)  # says what is wrong with it
             raise
+        beside = Path(name).resolve().parent / BASE
+        if model and not Path(model).exists() and (beside / "config.json").is_file() and Path(model).name == BASE:
+            model = beside  # the run's folder was moved
         if not model:
             raise ModelError(f"{name}: the adapter does not say which base model it belongs to; pass model=")
     try:
-        base, tokenizer = load_base(model, dtype, device, trust_remote_code=trust_remote_code)
+        base, tokenizer = load_base(
+            model, dtype, device, trust_remote_code=trust_remote_code, quantization=read_record(Path(name))
+        )
     except ModelError as error:
         raise ModelError(f"{error} (the base model that the adapter {name} names; pass model= if it moved)") from error
     try:

@@ -21,13 +21,14 @@ from ketune.finetuning.checkpoints import MARK, write_json
 from ketune.finetuning.encoding import IGNORED, Encoded
 from ketune.finetuning.metrics import completion_nats, score_sequences
 from ketune.finetuning.params import TrainingParams
+from ketune.finetuning.zeroth_order import ZerothOrderSteps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 
-class Trainer(SFTTrainer):
-    """The trainer behind `finetune`.
+class Trainer(ZerothOrderSteps, SFTTrainer):
+    """The trainer behind `finetune`; given a `ZerothOrder` as its optimiser, it measures slopes and keeps no gradients.
 
     Args:
         meter: counts tokens and seconds; its state travels with the checkpoints.
@@ -66,9 +67,11 @@ class Trainer(SFTTrainer):
         """Mean loss per completion token of the whole (accumulated) batch.
 
         TRL's fused loss head skips prompts and padding only where Triton runs. On a CPU it scores every position twice,
-        which more than doubles the step of a small model, so there we take the loss that `evaluate_loss` takes.
+        which more than doubles the step of a small model, so there we take the loss that `evaluate_loss` takes. We take
+        it for a `ZerothOrder` too, which trains in evaluation mode: TRL would file its metrics under evaluation.
         """
-        if inputs["input_ids"].device.type != "cpu" or return_outputs or self.aux_loss_enabled:
+        is_ours = inputs["input_ids"].device.type == "cpu" or self.zeroth_order is not None
+        if not is_ours or return_outputs or self.aux_loss_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         n_tokens = (inputs["labels"][:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = completion_nats(model, inputs) / n_tokens

@@ -16,14 +16,17 @@ from peft import PeftConfig, PeftModel
 from ketune.errors import TrainingError
 from ketune.finetuning.adapting import adapt, calibrate
 from ketune.finetuning.base import load_base, load_tokenizer, n_virtual_tokens, prepare_tokenizer, resolve_device
+from ketune.finetuning.bitsandbytes import write_record
 from ketune.finetuning.callbacks import Meter, OnProgress, Progress, StopWhenDiverged, progress_of
 from ketune.finetuning.checkpoints import MARK, claim, read_json, replace_folder, step_of
 from ketune.finetuning.data import TaskData, load_task
 from ketune.finetuning.encoding import Encoded, Encoder
 from ketune.finetuning.metrics import effective_max_length
 from ketune.finetuning.params import ParamsError, TrainingParams
+from ketune.finetuning.quantizing import QuantizedTraining, finished, gradient_free, put_on_quantized
 from ketune.finetuning.quiet import quiet_datasets, quiet_transformers
 from ketune.finetuning.splits import take
+from ketune.quantization.sums import quantize_sums_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -80,6 +83,7 @@ def finetune(
     resume: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
     progress: bool | OnProgress = True,
+    quantization: QuantizedTraining | None = None,
 ) -> FinetuneResult:
     """Trains an adapter, or the whole model, on the completions of a task.
 
@@ -95,6 +99,8 @@ def finetune(
         resume: go on from the newest whole checkpoint in `output_dir`, if there is one; False starts over.
         callbacks: further callbacks of the Trainer.
         progress: a function (see `OnProgress`), True for a bar if standard error is a terminal, False for silence.
+        quantization: train a quantised model, or beside one. What was trained as part of quantised weights ends as a
+            model of packed codes in `adapter/`; an adapter that stands beside codes has its base in `base/`.
 
     Raises:
         KetuneError: with one line, if model, data, adapter or settings cannot be used, if `output_dir` holds another
@@ -102,19 +108,31 @@ def finetune(
     """
     params = params or TrainingParams()
     output_dir = Path(output_dir)
-    name, loaded, tokenizer = _load(model, tokenizer, adapter, params)
+    name, loaded, tokenizer = _load(model, tokenizer, adapter, params, quantization)
     task = (data if isinstance(data, TaskData) else load_task(data)).render(tokenizer)
-    record = _record(name, loaded, adapter, task, params, seed)
-
-    # Here and not earlier: the adapter's first weights must depend on the seed alone, not on what loading drew.
-    _seed_everything(seed)
-    trained = adapt(loaded, adapter, params.gradient_checkpointing, seed)
+    record = _record(name, loaded, adapter, task, params, seed, quantization)
     notes = list(task.notes)
+
+    def put_on(base: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+        # Here and not earlier: the adapter's first weights must depend on the seed alone, not on what loading drew.
+        _seed_everything(seed)
+        return adapt(base, adapter, params.gradient_checkpointing, seed)
+
+    is_part = False
+    if quantization is None:
+        trained = put_on(loaded)
+    else:
+        sequences = _first_rows(loaded, tokenizer, task, params)
+        trained, is_part = put_on_quantized(
+            loaded, put_on, quantization, sequences, adapter, tokenizer, params.batch_size, seed, output_dir, notes
+        )
     train, validation, params = _encode(trained, tokenizer, task, params, notes)
     checkpoint = claim(output_dir, record, resume)
     if isinstance(trained, PeftModel) and adapter is not None:
         pad = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
         calibrate(trained, train, pad, params.batch_size, params.calibration_rows, seed)
+    if is_part and isinstance(trained, PeftModel):
+        quantize_sums_(trained)
 
     from ketune.finetuning.trainer import make_trainer, release  # TRL takes seconds to import
 
@@ -132,9 +150,15 @@ def finetune(
             meter=meter,
             callbacks=watchers,
         )
+        if quantization is not None and quantization.method == "zeroqat":
+            trainer.optimizer = gradient_free(trained, quantization, params.learning_rate, seed)
         _run(trainer, meter, checkpoint, params, notes)
         release(trainer, trained)
-        adapter_dir = _save(trained, tokenizer, output_dir)
+        n_trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+        n_total = sum(p.numel() for p in trained.parameters())
+        if is_part:
+            trained = finished(trained)
+        adapter_dir = _save(trained, tokenizer, output_dir, quantization)
     if guard.step is not None:
         notes.append(f"training: the loss was not a finite number at step {guard.step}; the run ended there")
     return FinetuneResult(
@@ -146,8 +170,8 @@ def finetune(
         train_seconds=meter.seconds,
         step_seconds_median=statistics.median(meter.step_seconds) if meter.step_seconds else math.nan,
         tokens_seen=meter.tokens,
-        n_trainable=sum(p.numel() for p in trained.parameters() if p.requires_grad),
-        n_total=sum(p.numel() for p in trained.parameters()),
+        n_trainable=n_trainable,
+        n_total=n_total,
         notes=notes,
         diverged=guard.step is not None,
     )
@@ -158,11 +182,14 @@ def _load(
     tokenizer: PreTrainedTokenizerBase | None,
     adapter: PeftConfig | None,
     params: TrainingParams,
+    quantization: QuantizedTraining | None,
 ) -> tuple[str, PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """Returns the model's name, the model on its device, and a tokenizer that is ready."""
     if isinstance(model, str | Path):
         # Full fine-tuning keeps float32 weights and computes in bfloat16: its steps are too small for bfloat16 weights.
-        loaded, own = load_base(model, "float32" if adapter is None else params.dtype, params.device)
+        dtype = "float32" if adapter is None else params.dtype
+        loading = None if quantization is None else quantization.loading
+        loaded, own = load_base(model, dtype, params.device, quantization=loading)
         return str(model), loaded, prepare_tokenizer(tokenizer) if tokenizer is not None else own
     base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model  # pyright: ignore
     tokenizer = prepare_tokenizer(tokenizer) if tokenizer is not None else load_tokenizer(base.name_or_path)
@@ -176,6 +203,7 @@ def _record(
     task: TaskData,
     params: TrainingParams,
     seed: int,
+    quantization: QuantizedTraining | None,
 ) -> dict[str, Any]:
     """What makes a run the same run, for `checkpoints.claim`."""
     configs = {"default": adapter} if adapter is not None else getattr(model, "peft_config", {})
@@ -185,6 +213,7 @@ def _record(
         "data": {"name": task.name, "template": task.template, "fingerprint": task.fingerprint},
         "params": {key: value for key, value in params.to_dict().items() if key not in _NOT_COMPARED},
         "seed": seed,
+        **({} if quantization is None else {"quantization": quantization.to_dict()}),
     }
 
 
@@ -192,6 +221,14 @@ def _seed_everything(seed: int) -> None:
     from transformers import set_seed
 
     set_seed(seed)
+
+
+def _first_rows(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, task: TaskData, params: TrainingParams
+) -> list[Encoded]:
+    """The training rows, encoded for a model without an adapter; what does not fit is left out without a note."""
+    encoder = Encoder(tokenizer, effective_max_length(model, params.max_length))
+    return encoder.encode_rows(list(zip(task.train["prompt"], task.train["completion"])))[0]
 
 
 def _encode(
@@ -246,7 +283,12 @@ def _run(trainer: Any, meter: Meter, checkpoint: Path | None, params: TrainingPa
         trainer.evaluate()
 
 
-def _save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> Path:
+def _save(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: Path,
+    quantization: QuantizedTraining | None,
+) -> Path:
     """Writes the result beside its place and renames it, so that a kill leaves the old one or the new one."""
     from ketune.finetuning.trainer import save_weights
 
@@ -256,6 +298,8 @@ def _save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
     save_weights(model, staged)
     if not isinstance(model, PeftModel):
         tokenizer.save_pretrained(staged)
+    elif quantization is not None and quantization.loading:
+        write_record(staged, quantization.loading)
     replace_folder(staged, target)
     return target
 

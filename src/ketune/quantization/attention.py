@@ -114,7 +114,13 @@ def _register(inner: str) -> str:
 
 
 def _attend(
-    inner: str, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+    inner: str,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     quantizer: Any = getattr(module, NAME, None)
     if quantizer is not None:

@@ -227,9 +227,9 @@ class CodedLinear(nn.Linear):
         # `.to(bfloat16)` must not round the steps: the codes would stand for other values. What was asked for becomes
         # the dtype of the weight instead.
         kept = self.scale
+        self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype, device=kept.device)).dtype
         super()._apply(fn, recurse)
         if self.scale.dtype != kept.dtype:
-            self.compute_dtype = self.scale.dtype
             self.scale = kept.to(self.scale.device)
         return self
 

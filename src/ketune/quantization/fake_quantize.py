@@ -11,6 +11,8 @@ primitive; the default, plain torch, gives the same numbers to the last bit and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ from ketune.quantization.schemes import QuantizationError, TensorScheme
 
 BACKENDS = ("torch", "torchao")
 _LEAST_STEP = 1e-6
-"""Of the largest value: a group whose values are nearly equal keeps its zero point within what float32 counts exactly."""
+"""Of the largest value: a group of nearly equal values keeps its zero point within what float32 counts exactly."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,19 @@ class FakeQuantizer(nn.Module):
         defaults = TensorScheme(self.scheme.bits)
         named = {name: value for name, value in vars(self.scheme).items() if value != getattr(defaults, name)}
         return ", ".join(f"{name}={value}" for name, value in {"bits": self.scheme.bits, **named}.items())
+
+
+@contextmanager
+def quantizers_off(module: nn.Module) -> Iterator[None]:
+    """In this context a module computes without its fake quantisers."""
+    switched = [m for m in module.modules() if isinstance(m, FakeQuantizer) and m.enabled]
+    for quantizer in switched:
+        quantizer.enabled = False
+    try:
+        yield
+    finally:
+        for quantizer in switched:
+            quantizer.enabled = True
 
 
 def _in_groups(x: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:

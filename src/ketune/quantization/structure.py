@@ -15,6 +15,7 @@ from ketune.quantization.linear import QuantizedLinear
 from ketune.quantization.modules import replace_module
 from ketune.quantization.norm_fusing import fuse_structure, has_fused_norms
 from ketune.quantization.schemes import QuantizationError, QuantizationScheme, TensorScheme
+from ketune.quantization.shifted_norm import shift_norm_, shifted_norms
 
 if TYPE_CHECKING:
     from ketune.quantization.transformers_quantizer import KetuneQuantizationConfig
@@ -25,13 +26,21 @@ def describe_structure(model: PreTrainedModel) -> dict[str, Any]:
     kinds: list[dict[str, Any]] = []
     layers = {name: _number(kinds, _describe_layer(m)) for name, m in model.named_modules() if _is_ours(m)}
     attention = {name: _number(kinds, _describe_attention(m)) for name, m in kv_quantizers(model)}
-    return {"kinds": kinds, "layers": layers, "attention": attention, "fused_norms": has_fused_norms(model)}
+    return {
+        "kinds": kinds,
+        "layers": layers,
+        "attention": attention,
+        "fused_norms": has_fused_norms(model),
+        "shifted_norms": shifted_norms(model),
+    }
 
 
 def build_structure(model: PreTrainedModel, config: KetuneQuantizationConfig) -> None:
     """Give a model, usually one without weights, the modules that a quantised one has."""
     if config.fused_norms:
         fuse_structure(model)
+    for name in config.shifted_norms:
+        shift_norm_(model, name)
     modules = dict(model.named_modules())
     for name, number in config.layers.items():
         if name not in modules:

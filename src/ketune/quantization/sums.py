@@ -18,6 +18,21 @@ from torch import nn
 from ketune.quantization.linear import QuantizedLinear
 from ketune.quantization.schemes import QuantizationError
 
+ADDITIVE = (
+    "adalora",
+    "fourierft",
+    "loha",
+    "lokr",
+    "lora",
+    "randlora",
+    "shira",
+    "tinylora",
+    "unilora",
+    "vera",
+    "waveft",
+)
+"""PEFT's tuners that merge by adding `get_delta_weight` to the weight. Others multiply (OFT) or rescale it (IA3)."""
+
 
 def quantize_sums_(model: nn.Module) -> nn.Module:
     """Make every adapter on a `QuantizedLinear` part of the weight that is quantised. Changes the model and returns it.
@@ -29,7 +44,15 @@ def quantize_sums_(model: nn.Module) -> nn.Module:
         QuantizationError: Where no adapter stands on a quantised layer; for an update that is no matrix; for dropout,
             which acts on the input of an update alone; and in the forward pass for rows with adapters of their own.
     """
-    layers = [(name, layer) for name, layer in _tuner_layers(model)]
+    check_sums(model)
+    for _, layer in _tuner_layers(model):
+        layer.forward = MethodType(_forward, layer)
+    return model
+
+
+def check_sums(model: nn.Module) -> None:
+    """Raise what `quantize_sums_` would; change nothing."""
+    layers = list(_tuner_layers(model))
     if not layers:
         raise QuantizationError(
             "no adapter stands on a layer with fake quantisers; call quantize_(model, QuantizeConfig(...)) before the "
@@ -38,9 +61,6 @@ def quantize_sums_(model: nn.Module) -> nn.Module:
     for name, layer in layers:
         for adapter in _adapters(layer):
             _check(name, layer, adapter)
-    for _, layer in layers:
-        layer.forward = MethodType(_forward, layer)
-    return model
 
 
 def has_quantized_sums(model: nn.Module) -> bool:
@@ -49,10 +69,12 @@ def has_quantized_sums(model: nn.Module) -> bool:
 
 
 def can_be_quantized(layer: Any, adapter: str) -> bool:
-    """Whether an adapter of a layer is a matrix that can be added to the weight."""
+    """Whether an adapter of a layer is a matrix that is added to the weight when it is merged."""
     if hasattr(layer, "update_of"):
         return layer.update_of(adapter).why_not_mergeable is None
-    return hasattr(layer, "get_delta_weight")
+    # A variant of LoRA (DoRA and others) does more to the weight than add.
+    is_variant = adapter in getattr(layer, "lora_variant", {})
+    return type(layer).__module__.removeprefix("peft.tuners.").split(".")[0] in ADDITIVE and not is_variant
 
 
 def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -100,12 +122,13 @@ def _check(name: str, layer: Any, adapter: str) -> None:
     if not can_be_quantized(layer, adapter):
         kind = type(layer).__name__
         raise QuantizationError(
-            f"{name}: adapter {adapter!r} ({kind}) is no matrix that could be added to the weight; take a method that "
-            "merges, or leave quantize_sums_ out and the adapter beside the quantised layer"
+            f"{name}: adapter {adapter!r} ({kind}) is no matrix that is added to the weight; take one of Ketune's "
+            f"methods that merge, or one of PEFT's {', '.join(ADDITIVE)}; or leave quantize_sums_ out, and the "
+            "adapter stands beside the quantised layer"
         )
-    for part in (getattr(layer, "lora_dropout", {}), {adapter: getattr(layer, "update_of", lambda _: None)(adapter)}):
-        module = part[adapter] if adapter in part else None
-        dropout = getattr(module, "dropout", module)
+    dropouts = [part[adapter] for key, part in vars(layer)["_modules"].items() if "dropout" in key and adapter in part]
+    dropouts += [layer.update_of(adapter).dropout] if hasattr(layer, "update_of") else []
+    for dropout in dropouts:
         if isinstance(dropout, nn.Dropout) and dropout.p > 0:
             raise QuantizationError(
                 f"{name}: adapter {adapter!r} has dropout={dropout.p:g}, which acts on the input of the update alone; "

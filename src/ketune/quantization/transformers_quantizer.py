@@ -25,6 +25,7 @@ class KetuneQuantizationConfig(QuantizationConfigMixin):
         layers: The kind of each quantised linear layer, by its name.
         attention: The same for attention layers with quantised keys and values.
         fused_norms: Whether gains and biases of the norms are in the weights beside them.
+        shifted_norms: Names of the RMS norms that smoothing gave a bias.
         version: Of this description.
 
     Raises:
@@ -37,6 +38,7 @@ class KetuneQuantizationConfig(QuantizationConfigMixin):
         layers: dict[str, int] | None = None,
         attention: dict[str, int] | None = None,
         fused_norms: bool = False,
+        shifted_norms: list[str] | None = None,
         version: int = VERSION,
         **kwargs: Any,
     ) -> None:
@@ -48,10 +50,11 @@ class KetuneQuantizationConfig(QuantizationConfigMixin):
             )
         if version > VERSION:
             raise QuantizationError(
-                f"this model was written by a newer Ketune (description {version}, here {VERSION}): pip install -U ketune"
+                f"this model was written by a newer Ketune (description {version}, here {VERSION}): "
+                "pip install -U ketune"
             )
         self.kinds, self.layers, self.attention, self.fused_norms = kinds, layers, attention or {}, fused_norms
-        self.version = version
+        self.shifted_norms, self.version = shifted_norms or [], version
 
 
 @register_quantizer(METHOD)

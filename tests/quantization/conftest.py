@@ -1,0 +1,9 @@
+"""Fixtures of the tests of quantisation."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
