@@ -43,6 +43,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import ketune
 from ketune import (
     CompassConfig,
+    PreQuantConfig,
     QAAConfig,
     QPAConfig,
     QTHAConfig,
@@ -76,6 +77,7 @@ CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "QuIC 1,2": lambda: QuicConfig(task_type="CAUSAL_LM"),
     "QuIC 1,2,3": lambda: QuicConfig(task_type="CAUSAL_LM", orders=[1, 2, 3]),
     "QuIC 4 chained": lambda: QuicConfig(task_type="CAUSAL_LM", n_chained=4),
+    "PreQuant 0.5 %": lambda: PreQuantConfig(task_type="CAUSAL_LM"),
     "Compass": lambda: CompassConfig(task_type="CAUSAL_LM"),
     "Compass with circuits": lambda: CompassConfig(task_type="CAUSAL_LM", n_layers=1),
 }

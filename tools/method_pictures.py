@@ -10,10 +10,14 @@ import torch
 import ketune
 from ketune.adapters.orthogonal import cayley_change, skew
 from ketune.adapters.quic import QuicUpdate
+from ketune.adapters.sparse_linear import scattered
 from ketune.circuits import crz_two_rings, with_uploads
 from ketune.optim.proximal import soft_threshold
+from ketune.quantization import FixedClipping, TensorScheme, best_ratios, fake_quantize
+from ketune.quantization.outliers import find_outliers
 from method_shapes import (
     FROZEN,
+    FROZEN_AT,
     MADE,
     NORMAL,
     PLAIN,
@@ -228,6 +232,38 @@ def compass() -> Canvas:
     return c
 
 
+def prequant() -> Canvas:
+    """What rounding does to a weight, and a sparse matrix that trains where it does most."""
+    c = Canvas("PreQuant", r"$y = W_0\,x + S\,x$", 362)
+    c.frozen_lane()
+    lane, side, count, bits = 100.0, 12, 8, 4
+    # A weight with heavy tails, as those of language models have.
+    normal = torch.randn(5, side, side, generator=torch.Generator().manual_seed(1))
+    weight = normal[0] / normal[1:].square().mean(0).sqrt()
+    scheme = TensorScheme(bits)
+    quantized = fake_quantize(weight, scheme, FixedClipping(best_ratios(weight, scheme)))
+    index = find_outliers(weight, count, "error", quantized)
+    moved = (weight - quantized).abs()
+    trained = scattered(torch.ones(count), index, (side, side))
+    c.arrow((FROZEN_AT, c.top - 20), (FROZEN_AT, 250), colour=TRAINED_BLUE)
+    c.cells(FROZEN_AT, 208, 7, (moved / moved.max()).tolist(), PLAIN)
+    c.text(FROZEN_AT, 156, "$|W_0 - Q(W_0)|$")
+    c.arrow((FROZEN_AT + 42, 208), (300, 208), (300, lane + 42), colour=TRAINED_BLUE)
+    c.text(
+        200,
+        230,
+        f"the entries that rounding to {bits} bits moves farthest:\n0.5 % of a weight, here {count} of {side**2}",
+        ha="left",
+    )
+    c.into(258, lane)
+    c.cells(300, lane, 7, trained.tolist(), TRAINED)
+    c.out_of(342, lane)
+    c.text(410, lane + 16, "0 at the start", color=SLATE)
+    c.text(250, lane + 26, "$S$", 13)
+    c.text(300, 48, "only these entries train; codes and steps stay as they are", color=SLATE)
+    return c
+
+
 def qtha() -> Canvas:
     """Tensor trains in and out of a bottleneck, in it a circuit beside a dense map."""
     c = Canvas("QTHA", r"$y = W_0\,x + \frac{\alpha}{r}\,\mathrm{MPO}_B\,M_B\,(W_c\,z + W_q\,\mathrm{QNN}(z))$", 366)
@@ -317,6 +353,7 @@ PICTURES: dict[str, Callable[[], Canvas]] = {
     "quantum_peft": quantum_peft,
     "quic": quic,
     "compass": compass,
+    "prequant": prequant,
     "qtha": qtha,
     "qpa": qpa,
 }

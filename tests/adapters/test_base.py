@@ -15,6 +15,7 @@ from torch import nn
 import ketune
 from ketune import (
     CompassConfig,
+    PreQuantConfig,
     QAAConfig,
     QPAConfig,
     QTHAConfig,
@@ -66,6 +67,8 @@ CONFIGS = {
     "compass frozen": lambda **kw: CompassConfig(rank=4, n_layers=1, control="frozen", **kw),
     "compass classical": lambda **kw: CompassConfig(rank=4, n_layers=1, control="classical", **kw),
     "compass none": lambda **kw: CompassConfig(rank=4, n_layers=1, control="none", **kw),
+    "prequant": lambda **kw: PreQuantConfig(share=0.2, **kw),
+    "prequant magnitude": lambda **kw: PreQuantConfig(n_outliers=9, outlier_rule="magnitude", **kw),
     "qpa": lambda **kw: QPAConfig(chunk=32, **kw),
     "qpa published": lambda **kw: QPAConfig.preset("published", chunk=16, **kw),
     "qpa fused": lambda **kw: QPAConfig(chunk=16, activation="none", fused_linear=True, n_generators=2, **kw),
@@ -76,7 +79,10 @@ CONFIGS = {
     "qpa classical": lambda **kw: QPAConfig(chunk=16, control="classical", **kw),
     "qpa none": lambda **kw: QPAConfig(chunk=16, control="none", **kw),
 }
-LINEAR = ("qaa amplitudes", "qtha trains", "qtha none", "sora", "quanta", "quantum_peft", "quic", "compass", "qpa")
+LINEAR = (
+    *("qaa amplitudes", "qtha trains", "qtha none", "sora", "quanta", "quantum_peft", "quic", "compass", "prequant"),
+    "qpa",
+)
 MERGEABLE = [kind for kind in CONFIGS if kind.startswith(LINEAR) and kind != "qpa adapter"]
 every_method = pytest.mark.parametrize("kind", CONFIGS)
 every_linear_method = pytest.mark.parametrize("kind", MERGEABLE)

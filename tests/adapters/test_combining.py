@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from tests.adapters.models import TwoLayers
 
-from ketune import QAAConfig, QTHAConfig, QuantumPeftConfig, QuicConfig, SoraConfig
+from ketune import PreQuantConfig, QAAConfig, QTHAConfig, QuantumPeftConfig, QuicConfig, SoraConfig
 
 KINDS = {
     "sora": lambda **kw: SoraConfig(r=3, init_weights=False, **kw),
@@ -15,6 +15,7 @@ KINDS = {
     "qaa": lambda **kw: QAAConfig(init_weights=False, **kw),
     "qaa amplitudes": lambda **kw: QAAConfig(readout="amplitudes", init_weights=False, **kw),
     "quantum_peft": lambda **kw: QuantumPeftConfig(init_weights=False, seed=3, **kw),
+    "prequant": lambda **kw: PreQuantConfig(share=0.1, init_weights=False, **kw),
     "quic": lambda **kw: QuicConfig(init_weights=False, **kw),
 }
 TARGETS = ["lin0", "lin1"]

@@ -37,7 +37,10 @@ def two_layers(dtype=torch.float32):
 def moved(model):
     """Other values for all that a file holds, frozen angles and frames among it."""
     with torch.no_grad():
-        for tensor in get_peft_model_state_dict(model, save_embedding_layers=False).values():
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items():
+            if name.endswith(".index"):  # PreQuant's places
+                tensor.copy_(tensor.flip(0))
+                continue
             values = tensor if tensor.is_floating_point() else tensor.view(torch.float32)  # QAA's starts are kept so
             values.add_(0.1 * torch.randn_like(values))
     return model

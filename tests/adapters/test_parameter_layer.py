@@ -261,7 +261,17 @@ def test_a_mixture_of_experts_trains_with_gradient_checkpointing_and_without(kin
 
 @pytest.mark.parametrize(
     "kind",
-    ["qaa amplitudes", "qtha trains", "sora", "quanta", "quantum_peft", "quic chained", "compass circuits", "qpa dora"],
+    [
+        "qaa amplitudes",
+        "qtha trains",
+        "sora",
+        "quanta",
+        "quantum_peft",
+        "quic chained",
+        "compass circuits",
+        "prequant",
+        "qpa dora",
+    ],
 )
 def test_torch_compile_traces_forward_and_backward_without_graph_breaks(kind):
     torch._dynamo.reset()

@@ -45,8 +45,9 @@ def run_suite(tmp_path: Path, cases: str, suites: str, at_least: int) -> str:
         ("peft_cases_qtha_linear.py", 550),
         ("peft_cases_qtha.py", 450),
         ("peft_cases_qpa.py", 1090),
+        ("peft_cases_prequant.py", 550),
     ],
-    ids=["linear", "pauli_z", "quantum_peft", "quic", "quanta", "compass", "qtha_linear", "qtha", "qpa"],
+    ids=["linear", "pauli_z", "quantum_peft", "quic", "quanta", "compass", "qtha_linear", "qtha", "qpa", "prequant"],
 )
 def test_every_suite_passes(tmp_path, cases, at_least):
     print(run_suite(tmp_path, cases, "custom,config,decoder,gpt2,feature,seqcls,encdec", at_least))
@@ -65,6 +66,7 @@ def test_every_suite_passes(tmp_path, cases, at_least):
         ("peft_cases_qtha_linear.py", 15),
         ("peft_cases_qtha.py", 12),
         ("peft_cases_qpa.py", 30),
+        ("peft_cases_prequant.py", 15),
     ],
 )
 def test_the_suite_of_quantised_bases_passes(tmp_path, cases, at_least):

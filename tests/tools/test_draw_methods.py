@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / "docs" / "images" / "methods"
-DRAWN = ["compass", "qaa", "qpa", "qtha", "quanta", "quantum_peft", "quic", "sora"]
+DRAWN = ["compass", "prequant", "qaa", "qpa", "qtha", "quanta", "quantum_peft", "quic", "sora"]
 
 
 @pytest.fixture(autouse=True)

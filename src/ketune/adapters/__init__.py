@@ -19,6 +19,7 @@ from ketune.adapters.hotswapping import hotswap
 from ketune.adapters.inspection import check_targets, linear_modules, update_matrices
 from ketune.adapters.loading import load
 from ketune.adapters.lora_conversion import ConvertedLora, to_lora
+from ketune.adapters.prequant import PreQuantConfig
 from ketune.adapters.pruning import prune
 from ketune.adapters.qaa import QAAConfig
 from ketune.adapters.qpa import QPAConfig
@@ -41,6 +42,7 @@ __all__ = [
     "ConfigError",
     "ConvertedLora",
     "Method",
+    "PreQuantConfig",
     "QAAConfig",
     "QPAConfig",
     "QPAPrefixConfig",

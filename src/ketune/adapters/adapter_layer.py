@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from peft.utils.integrations import gather_params_ctx
 from peft.utils.quantization_utils import Bnb4bitBackend, TorchaoBackend
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -19,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from ketune.adapters.config import AdapterConfig
 from ketune.adapters.cpu_packing import guard_packing_, is_packed, packed_weight, restore_weight
 from ketune.adapters.update import Place, Update
+from ketune.quantization.coded_linear import CodedLinear, is_stored_as_met
 
 BASE_ONLY = "__base__"
 """PEFT's name, in `adapter_names`, for a row that no adapter touches."""
@@ -85,6 +87,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             update.randomize()
         self.updates[adapter_name] = update
         self._move_adapter_to_device_of_base_layer(adapter_name)
+        if all(tensor.device.type != "meta" for tensor in (*update.parameters(), self.stored_tensor())):
+            with gather_params_ctx(self.get_base_layer().parameters()):  # of DeepSpeed's ZeRO-3
+                update.start_beside(self)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
@@ -168,7 +173,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
         if not self.merged:
             self._weight_before_merge = self._keep_weight(weight)
-            self._stored_before_merge = self.base_layer, getattr(self.get_base_layer(), "weight", None)
+            if self.quantization_backend is not None:
+                self._stored_before_merge = self.base_layer, getattr(self.get_base_layer(), "weight", None)
         self.set_base_weight(total.to(weight.dtype))
         self.merged_adapters.extend(names)
 
@@ -207,7 +213,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return packed_weight(base) if is_packed(base) else super().get_base_weight()
 
     def set_base_weight(self, weight_data: torch.Tensor) -> None:
-        before = self.base_layer
+        before, inner = self.base_layer, self.get_base_layer()
+        if isinstance(inner, CodedLinear):
+            inner.set_weight(weight_data)  # takes a change of its outliers, and says why it takes no other
+            return
         super().set_base_weight(weight_data)
         if self.base_layer is not before:  # PEFT makes HQQ's new layer from the weight alone
             self.base_layer.bias = before.bias
@@ -248,7 +257,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return weight.mT if self.stored_transposed else weight
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        return adapter_name in self.updates and self.update_of(adapter_name).why_not_mergeable is None
+        return adapter_name in self.updates and self.why_not_lora(adapter_name) is None
+
+    def why_not_lora(self, adapter_name: str) -> str | None:
+        """None where an adapter is a matrix that is multiplied with the layer's own input, else what it is instead."""
+        update, base = self.update_of(adapter_name), self.get_base_layer()
+        if update.meets_stored_weight and is_stored_as_met(base) and base.input_rotation is not None:
+            return "its update acts on inputs that the quantised layer has rotated, which LoRA would see unrotated"
+        return update.why_not_mergeable
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)

@@ -31,6 +31,7 @@ class CombinedUpdate(Update):
         )
         reasons = [part.why_not_mergeable for part in self._updates() if part.why_not_mergeable]
         self.why_not_mergeable = reasons[0] if reasons else None
+        self.meets_stored_weight = any(part.meets_stored_weight for part in self._updates())
 
     def _updates(self) -> list[Update]:
         return [cast(Update, part) for part in self.parts]

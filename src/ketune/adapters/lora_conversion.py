@@ -179,7 +179,7 @@ def _linear_layers(model: PeftModel, config: PeftConfig, adapter_name: str) -> d
 
 def _why_not(layer: BaseTunerLayer, adapter_name: str) -> str | None:
     if isinstance(layer, AdapterLayer):
-        return layer.update_of(adapter_name).why_not_mergeable
+        return layer.why_not_lora(adapter_name)
     kind = type(layer).__name__
     if isinstance(layer.get_base_layer(), nn.Embedding | nn.modules.conv._ConvNd):
         return f"it is a {type(layer.get_base_layer()).__name__}, and only linear layers can"

@@ -9,6 +9,7 @@ from peft import PeftConfig, TaskType
 from ketune.adapters import baseline_methods  # noqa: F401  (they stand first in every table)
 from ketune.adapters.compass import CompassConfig
 from ketune.adapters.controls import CONTROLS
+from ketune.adapters.prequant import PreQuantConfig
 from ketune.adapters.qaa import QAAConfig
 from ketune.adapters.qpa import QPAConfig
 from ketune.adapters.qpa_prefix import QPAPrefixConfig
@@ -157,6 +158,21 @@ add_method(
         learning_rates=(3e-3, 1e-2, 3e-2),
         enlarge=_enlarge_ours,
         controls=_CONTROLS,
+    )
+)
+add_method(
+    Method(
+        name="prequant",
+        title="PreQuant",
+        summary="The outliers of each weight, the few entries that quantising moves farthest, change sparsely.",
+        citation="Gong et al. 2023, arXiv 2306.00014",
+        configure=lambda size: PreQuantConfig(task_type=TaskType.CAUSAL_LM, n_outliers=size),
+        size_name="outliers per layer",
+        unsized="0.5 % of the weights",
+        default_size=128,
+        learning_rate=3e-2,
+        learning_rates=(1e-2, 3e-2, 0.1),
+        enlarge=_enlarge_ours,
     )
 )
 add_method(

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ketune.adapters.adapter_layer import AdapterLayer
 from ketune.adapters.config import AdapterConfig, ConfigError
-from ketune.adapters.update import Place, Update
+from ketune.adapters.update import HasWeight, Place, Update
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Dtypes of parameters that can be adapted; eight bits and fewer would not hold the sum."""
@@ -67,6 +67,10 @@ class ExpertsUpdate(Update):
     def randomize(self) -> None:
         for expert in self.each():
             expert.randomize()
+
+    def start_beside(self, layer: HasWeight) -> None:
+        for expert, weight in zip(self.each(), layer.plain_weight()):
+            expert.start_beside(FrozenMatrix(weight))
 
     def attach(self, shared: nn.Module, place: Place) -> None:
         super().attach(shared, place)

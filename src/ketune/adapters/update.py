@@ -68,6 +68,9 @@ class Update(nn.Module):
     why_not_mergeable: str | None = None
     """None for an update that is linear in x, else the reason why it cannot be folded into the weight."""
 
+    meets_stored_weight: bool = False
+    """Whether the update acts on what the stored weight of a quantised base meets: inputs that may be rotated."""
+
     def __init__(self, config: AdapterConfig, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features = in_features
@@ -110,6 +113,16 @@ class Update(nn.Module):
         for parameter in self.parameters():
             if parameter.device.type != "meta" and not torch.any(parameter.detach()):
                 nn.init.normal_(parameter, std=0.5)
+
+    def start_beside(self, layer: HasWeight) -> None:
+        """Choose what depends on the layer's own weight; by default there is no such thing.
+
+        Called once, when the update has been made beside a layer with values; not when a file will bring all of it
+        (`low_cpu_mem_usage`), nor for the parts of a weighted sum, which are copied.
+
+        Args:
+            layer: as for `beside`.
+        """
 
     def attach(self, shared: nn.Module, place: Place) -> None:
         """Receive the part that all layers of the adapter share, see `AdapterConfig.make_shared`."""

@@ -11,12 +11,13 @@ from torch.nn import functional
 
 from ketune.quantization.fake_quantize import FakeQuantizer, Quantized, dequantize
 from ketune.quantization.linear import QuantizedLinear
+from ketune.quantization.outliers import find_outliers
 from ketune.quantization.packing import pack, packed_width, unpack
 from ketune.quantization.schemes import QuantizationError, QuantizationScheme
 
 FROZEN = (
-    "the weights of this model are packed codes, which cannot be changed; call ketune.quantization.dequantize_(model) "
-    "first, or merge before quantize_(..., step='convert')"
+    "the weights of this model are packed codes, which cannot be changed (but for outliers, by PreQuant); call "
+    "ketune.quantization.dequantize_(model) first, or merge before quantize_(..., step='convert')"
 )
 
 
@@ -32,22 +33,40 @@ class _ReadOnly(torch.Tensor):
         raise QuantizationError(FROZEN)
 
 
+def is_stored_as_met(layer: object) -> bool:
+    """Whether the weight of a layer is stored as it meets inputs that `layer.quantize_input` has rotated and quantised.
+
+    So it is in a `CodedLinear` and in what `dequantize_` makes of it. The weight of a layer that trains is rotated in
+    each forward pass instead, and other layers rotate nothing.
+    """
+    return isinstance(layer, CodedLinear) or (isinstance(layer, QuantizedLinear) and not layer.rotates_weight)
+
+
 class CodedLinear(nn.Linear):
     """A linear layer that holds codes, steps and zero points, and no weight.
 
-    Its output is that of the `QuantizedLinear` it was made from, to the last bit on the same inputs: the weight that
-    the codes stand for is computed in each forward pass and let go. Nothing in it trains; gradients reach its inputs,
-    so adapters can stand beside it, PEFT's own among them (for which it counts as a `torch.nn.Linear`).
+    Its output is that of the `QuantizedLinear` it was made from, to the last bit on the same inputs (without outliers):
+    the weight that the codes stand for is computed in each forward pass and let go. Nothing in it trains; gradients
+    reach its inputs, so adapters can stand beside it, PEFT's own among them (for which it counts as a
+    `torch.nn.Linear`).
+
+    A few entries of the weight can be outliers, which are kept as they were and take the place of what their codes
+    stand for: `outlier_value` (n_outliers,) in the dtype of the weight, `outlier_index` (n_outliers,) int32 with
+    row * in_features + column.
 
     Args:
         in_features, out_features: As of the layer it stands for.
         bias: Whether it has one.
         scheme: How weight and inputs are quantised; the weight has to be.
+        n_outliers: How many entries are kept as they were.
         device, dtype: Of the bias, and the dtype of the weight that the codes stand for.
 
     Raises:
         QuantizationError: For a scheme without weights.
     """
+
+    outlier_index: torch.Tensor | None
+    outlier_value: torch.Tensor | None
 
     def __init__(
         self,
@@ -56,6 +75,7 @@ class CodedLinear(nn.Linear):
         bias: bool = True,
         *,
         scheme: QuantizationScheme,
+        n_outliers: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -72,6 +92,10 @@ class CodedLinear(nn.Linear):
             zero = torch.zeros(out_features, groups, dtype=torch.int32, device=device)
         self.register_buffer("zero_point", zero)
         dtype = dtype or torch.get_default_dtype()
+        index = torch.zeros(n_outliers, dtype=torch.int32, device=device) if n_outliers else None
+        self.register_buffer("outlier_index", index)
+        value = torch.zeros(n_outliers, dtype=dtype, device=device) if n_outliers else None
+        self.register_buffer("outlier_value", value)
         # A parameter as in torch.nn.Linear, for those who look for one; it is frozen like all the rest.
         self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype), False) if bias else None
         self.compute_dtype = dtype
@@ -79,8 +103,14 @@ class CodedLinear(nn.Linear):
         self.input_rotation: nn.Module | None = None
 
     @classmethod
-    def from_quantized(cls, layer: QuantizedLinear) -> Self:
-        """The codes of a layer that was trained with fake quantisers; its rotations are folded in where they can be."""
+    def from_quantized(cls, layer: QuantizedLinear, n_outliers: int = 0, outlier_rule: str = "error") -> Self:
+        """The codes of a layer that was trained with fake quantisers; its rotations are folded in where they can be.
+
+        Args:
+            layer: A layer with a quantiser of its weight.
+            n_outliers: How many entries of the weight stay as they are.
+            outlier_rule: Which: "error" or "magnitude", see `find_outliers`.
+        """
         assert layer.weight_quantizer is not None
         scheme = QuantizationScheme(
             layer.weight_quantizer.scheme, layer.input_quantizer.scheme if layer.input_quantizer is not None else None
@@ -91,11 +121,18 @@ class CodedLinear(nn.Linear):
             layer.out_features,
             layer.bias is not None,
             scheme=scheme,
+            n_outliers=n_outliers,
             device=weight.device,
             dtype=weight.dtype,
         )
         if weight.device.type != "meta":
-            coded.set_codes(layer.quantized_weight())
+            quantized = layer.quantized_weight()
+            coded.set_codes(quantized)
+            if n_outliers:
+                with torch.no_grad():
+                    exact = layer.rotated_weight()
+                coded.outlier_index = find_outliers(exact, n_outliers, outlier_rule, coded.dequantize_codes())
+                coded.outlier_value = exact.detach().reshape(-1)[coded.outlier_index.long()]
             if (bias := layer.effective_bias()) is not None:
                 coded.bias = nn.Parameter(bias.detach().clone(), False)
         if layer.rotates_input:
@@ -115,8 +152,33 @@ class CodedLinear(nn.Linear):
         return codes if not self.scheme.symmetric else codes.to(torch.int16) + self.scheme.bounds[0]
 
     def dequantize(self) -> torch.Tensor:
-        """The weight that the codes stand for, (out_features, in_features)."""
+        """The weight that codes and outliers stand for, (out_features, in_features)."""
+        weight = self.dequantize_codes()
+        if self.outlier_index is not None and self.outlier_value is not None:
+            weight.view(-1).index_copy_(0, self.outlier_index.long(), self.outlier_value.to(weight.dtype))
+        return weight
+
+    def dequantize_codes(self) -> torch.Tensor:
+        """The same without the outliers: at their places is what their codes stand for."""
         return dequantize(self.unpacked(), self.scale, self.zero_point, self.compute_dtype)
+
+    def set_weight(self, weight: torch.Tensor) -> None:
+        """Take over a weight (out_features, in_features) that differs from `weight` at outliers alone, if anywhere.
+
+        An adapter that changes nothing else is merged so, exactly. Setting `weight` does the same.
+
+        Raises:
+            QuantizationError: Where another entry differs; the layer is as it was.
+        """
+        current = self.dequantize()
+        given, value = weight.detach().to(current).reshape(-1), None
+        if self.outlier_index is not None:
+            places = self.outlier_index.long()
+            value = given[places]
+            current.view(-1).index_copy_(0, places, value)
+        if not torch.equal(current.view(-1), given):
+            raise QuantizationError(FROZEN)
+        self.outlier_value = value
 
     def to_quantized(self) -> QuantizedLinear:
         """A layer with the weight that the codes stand for; its inputs are quantised and rotated as here."""
@@ -142,12 +204,24 @@ class CodedLinear(nn.Linear):
         """`dequantize()`, for code that reads the weight of a linear layer; made anew on each access."""
         return self.dequantize().as_subclass(_ReadOnly)
 
+    @weight.setter
+    def weight(self, value: torch.Tensor) -> None:  # PEFT sets it to itself when it takes its adapters off
+        self.set_weight(value)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
-        x = input if self.input_rotation is None else self.input_rotation(input)
-        x = x if self.input_quantizer is None else self.input_quantizer(x)
         weight = self.dequantize()
-        return functional.linear(x.to(weight.dtype), weight, self.bias)
+        return functional.linear(self.quantize_input(input).to(weight.dtype), weight, self.bias)
+
+    def quantize_input(self, x: torch.Tensor) -> torch.Tensor:
+        """The activations as the weight meets them: rotated where that happens here, and quantised."""
+        x = x if self.input_rotation is None else self.input_rotation(x)
+        return x if self.input_quantizer is None else self.input_quantizer(x)
+
+    @property
+    def n_outliers(self) -> int:
+        """How many entries of the weight are kept as they were."""
+        return 0 if self.outlier_index is None else len(self.outlier_index)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # `.to(bfloat16)` must not round the steps: the codes would stand for other values. What was asked for becomes
@@ -160,4 +234,5 @@ class CodedLinear(nn.Linear):
         return self
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.scheme.bits}"
+        text = f"in_features={self.in_features}, out_features={self.out_features}, bits={self.scheme.bits}"
+        return f"{text}, n_outliers={self.n_outliers}" if self.n_outliers else text

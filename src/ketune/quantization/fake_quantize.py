@@ -47,13 +47,13 @@ class Quantized:
         return dequantize(self.codes, self.scale, self.zero_point, dtype)
 
 
-def quantize(x: torch.Tensor, scheme: TensorScheme, clipping: LearnedClipping | None = None) -> Quantized:
+def quantize(x: torch.Tensor, scheme: TensorScheme, clipping: Clipping | None = None) -> Quantized:
     """The codes of a tensor.
 
     Args:
         x: (..., width).
         scheme: Bits, groups and range.
-        clipping: Learned parts of each group's range.
+        clipping: Which part of its range each group keeps.
     """
     with torch.no_grad():
         groups = _in_groups(x, scheme)
@@ -78,7 +78,7 @@ def dequantize(
 def fake_quantize(
     x: torch.Tensor,
     scheme: TensorScheme,
-    clipping: LearnedClipping | None = None,
+    clipping: Clipping | None = None,
     *,
     backend: str = "torch",
 ) -> torch.Tensor:
@@ -87,7 +87,7 @@ def fake_quantize(
     Args:
         x: (..., width); computed in float32 or better and returned in its own dtype.
         scheme: Bits, groups, range, and whether the gradient stops at clipped values (`masked`).
-        clipping: Learned parts of each group's range; they get gradients too.
+        clipping: Which part of its range each group keeps; learned parts get gradients too.
         backend: "torch", or "torchao" for torchao's primitive, which always masks.
 
     Raises:
@@ -98,20 +98,30 @@ def fake_quantize(
         y = _with_torchao(groups, scheme, clipping)
     elif backend != "torch":
         raise QuantizationError(f"backend={backend!r}: choose one of {', '.join(map(repr, BACKENDS))}")
-    elif clipping is not None:
+    elif clipping is not None and any(p.requires_grad for p in clipping.parameters()):
         y = _learning(groups, scheme, clipping)
     else:
-        y = _StraightThrough.apply(groups, scheme)[0]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+        with torch.no_grad():
+            step, zero = _step_and_zero(groups, scheme, clipping)
+        y = _StraightThrough.apply(groups, step, zero, scheme)[0]  # pyright: ignore
     return y.reshape(x.shape).to(x.dtype)
 
 
-def step_of(x: torch.Tensor, scheme: TensorScheme, clipping: LearnedClipping | None = None) -> torch.Tensor:
+def step_of(x: torch.Tensor, scheme: TensorScheme, clipping: Clipping | None = None) -> torch.Tensor:
     """The step of every value: (..., groups, 1), which broadcasts over a tensor (..., groups, group size)."""
     with torch.no_grad():
         return _step_and_zero(_in_groups(x, scheme), scheme, clipping)[0]
 
 
-class LearnedClipping(nn.Module):
+class Clipping(nn.Module):
+    """Which part of its range each group of a tensor keeps."""
+
+    def forward(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cut a range: lowest and highest values of all groups, in any shape."""
+        raise NotImplementedError
+
+
+class LearnedClipping(Clipping):
     """The part of each group's range that is kept, learned: sigmoids on its lowest and its highest value.
 
     From OmniQuant, as ZeroQAT's code has it: the parts start at sigmoid(3) = 0.953.
@@ -127,7 +137,6 @@ class LearnedClipping(nn.Module):
         self.high = nn.Parameter(torch.full((n_groups,), float(start)))
 
     def forward(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cut a range: lowest and highest values of all groups, in any shape."""
         return (
             low * torch.sigmoid(self.low).to(low.dtype).view(low.shape),
             high * torch.sigmoid(self.high).to(high.dtype).view(high.shape),
@@ -139,10 +148,10 @@ class FakeQuantizer(nn.Module):
 
     Args:
         scheme: How to quantise what it is called with.
-        clipping: Learned parts of each group's range, for a tensor whose shape stays the same.
+        clipping: Which part of its range each group keeps, for a tensor whose shape stays the same.
     """
 
-    def __init__(self, scheme: TensorScheme, clipping: LearnedClipping | None = None) -> None:
+    def __init__(self, scheme: TensorScheme, clipping: Clipping | None = None) -> None:
         super().__init__()
         self.scheme = scheme
         self.clipping = clipping
@@ -182,7 +191,7 @@ def _in_groups(x: torch.Tensor, scheme: TensorScheme) -> torch.Tensor:
 
 
 def _step_and_zero(
-    groups: torch.Tensor, scheme: TensorScheme, clipping: LearnedClipping | None
+    groups: torch.Tensor, scheme: TensorScheme, clipping: Clipping | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Steps and (rounded) zero points, (..., groups, 1); differentiable."""
     low, high = torch.aminmax(groups, dim=-1, keepdim=True)
@@ -212,8 +221,9 @@ class _StraightThrough(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(groups: torch.Tensor, scheme: TensorScheme) -> tuple[torch.Tensor, torch.Tensor]:
-        step, zero = _step_and_zero(groups, scheme, None)
+    def forward(
+        groups: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, scheme: TensorScheme
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         codes = _codes(groups, step, zero)
         lowest, highest = scheme.bounds
         inside = (codes >= lowest) & (codes <= highest) if scheme.masked else codes.new_empty(0)
@@ -224,17 +234,17 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-        ctx.masked = inputs[1].masked
+        ctx.masked = inputs[3].masked
         ctx.mark_non_differentiable(output[1])
         if ctx.masked:
             ctx.save_for_backward(output[1])
 
     @staticmethod
-    def backward(ctx: Any, cotangent: torch.Tensor, _: Any) -> tuple[torch.Tensor, None]:  # pyright: ignore
-        return (cotangent * ctx.saved_tensors[0] if ctx.masked else cotangent), None
+    def backward(ctx: Any, cotangent: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None, None]:  # pyright: ignore
+        return (cotangent * ctx.saved_tensors[0] if ctx.masked else cotangent), None, None, None
 
 
-def _learning(groups: torch.Tensor, scheme: TensorScheme, clipping: LearnedClipping) -> torch.Tensor:
+def _learning(groups: torch.Tensor, scheme: TensorScheme, clipping: Clipping) -> torch.Tensor:
     """The same by operations that autograd records, so that ranges learn."""
     step, zero = _step_and_zero(groups, scheme, clipping)
     codes = _round(groups * step.reciprocal())
@@ -251,7 +261,7 @@ def _round(x: torch.Tensor) -> torch.Tensor:
     return x + (x.round() - x).detach()
 
 
-def _with_torchao(groups: torch.Tensor, scheme: TensorScheme, clipping: LearnedClipping | None) -> torch.Tensor:
+def _with_torchao(groups: torch.Tensor, scheme: TensorScheme, clipping: Clipping | None) -> torch.Tensor:
     try:
         from torchao.quantization.quant_primitives import _fake_quantize_affine  # pyright: ignore
     except ImportError as error:

@@ -16,6 +16,8 @@ from ketune.quantization.attention import add_kv_quantizers
 from ketune.quantization.coded_linear import CodedLinear
 from ketune.quantization.linear import QuantizedLinear
 from ketune.quantization.modules import replace_module
+from ketune.quantization.outliers import RULES, count_outliers
+from ketune.quantization.range_search import RANGES, FixedClipping, search_ranges_
 from ketune.quantization.schemes import QuantizationError, QuantizationScheme, as_scheme
 from ketune.quantization.transformers_quantizer import attach_quantizer, detach_quantizer
 
@@ -33,21 +35,39 @@ class QuantizeConfig:
         modules: Names (suffixes) of the linear layers meant, or a regular expression that matches their whole names.
             None: all except the output head.
         quantize_queries: Queries are quantised too, with the scheme of the activations, as ZeroQAT does.
+        range: Of each group of a weight, which is an output channel ("row-wise") unless the scheme has a group size.
+            "minmax": all that it spans. "mse": the part with the least squared error, searched when the model is
+            prepared.
+        outliers: This share of the entries of each weight stays in full precision when the model is converted, as
+            PreQuant does (arXiv 2306.00014); 0: none. 0.005 is its 0.5 %.
+        outlier_rule: "error" keeps the entries farthest from their quantised values, "magnitude" the largest.
 
     Raises:
-        QuantizationError: An unknown step or scheme.
+        QuantizationError: An unknown step, scheme, range or rule, a share out of range, or outliers of weights that
+            stay as they are.
     """
 
     scheme: QuantizationScheme | str
     step: str = "prepare"
     modules: list[str] | str | None = None
     quantize_queries: bool = False
+    range: str = "minmax"
+    outliers: float = 0.0
+    outlier_rule: str = "error"
     _scheme: QuantizationScheme = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.step not in STEPS:
-            raise QuantizationError(f"QuantizeConfig(step={self.step!r}): choose one of {', '.join(map(repr, STEPS))}")
+        for name, allowed in (("step", STEPS), ("range", RANGES), ("outlier_rule", RULES)):
+            if (value := getattr(self, name)) not in allowed:
+                raise QuantizationError(
+                    f"QuantizeConfig({name}={value!r}): choose one of {', '.join(map(repr, allowed))}"
+                )
         object.__setattr__(self, "_scheme", as_scheme(self.scheme))
+        if not 0 <= self.outliers < 1:
+            raise QuantizationError(f"QuantizeConfig(outliers={self.outliers!r}): must be a share, from 0 to below 1")
+        for name, default in (("range", "minmax"), ("outliers", 0.0)):
+            if (value := getattr(self, name)) != default and self._scheme.weights is None:
+                raise QuantizationError(f"QuantizeConfig({name}={value!r}): the scheme leaves weights as they are")
 
 
 def quantize_(model: PreTrainedModel, config: QuantizeConfig) -> PreTrainedModel:
@@ -58,7 +78,8 @@ def quantize_(model: PreTrainedModel, config: QuantizeConfig) -> PreTrainedModel
         quantize_(model, QuantizeConfig("w4a4kv4", step="convert"))
         model.save_pretrained("quantised")  # after `import ketune`, AutoModelForCausalLM.from_pretrained reads it
 
-    The converted model computes what the prepared one does, to the last bit.
+    The converted model computes what the prepared one does, to the last bit; with outliers, which the prepared one does
+    not know, it is nearer to the weights in full precision.
 
     Raises:
         QuantizationError: Nothing to quantise, groups that do not fill the rows, adapters in the way, or a model that
@@ -71,9 +92,9 @@ def quantize_(model: PreTrainedModel, config: QuantizeConfig) -> PreTrainedModel
     elif config.step == "prepare":
         raise QuantizationError("the model has fake quantisers already; load it anew to give it others")
     else:
-        _check_scheme(prepared, config._scheme)
+        _check_prepared(prepared, config)
     if config.step == "convert":
-        convert_(model)
+        convert_(model, config.outliers, config.outlier_rule)
     return model
 
 
@@ -94,6 +115,8 @@ def prepare_(model: nn.Module, config: QuantizeConfig) -> None:
     if scheme.weights or scheme.activations:
         for name, module in found:
             replace_module(model, name, QuantizedLinear.from_linear(module, scheme))
+    if config.range == "mse":
+        search_ranges_(model)
     queries = scheme.activations if config.quantize_queries else None
     if scheme.kv is not None or queries is not None:
         if not isinstance(model, PreTrainedModel):
@@ -101,11 +124,12 @@ def prepare_(model: nn.Module, config: QuantizeConfig) -> None:
         add_kv_quantizers(model, scheme.kv, queries)
 
 
-def convert_(model: PreTrainedModel) -> None:
+def convert_(model: PreTrainedModel, outliers: float = 0.0, outlier_rule: str = "error") -> None:
     """The second step of `quantize_`: codes instead of weights, and what transformers needs to save and load them."""
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantizedLinear) and module.weight_quantizer is not None:
-            replace_module(model, name, CodedLinear.from_quantized(module))
+            kept = count_outliers(outliers, module.weight.numel()) if outliers else 0
+            replace_module(model, name, CodedLinear.from_quantized(module, kept, outlier_rule))
     attach_quantizer(model)
 
 
@@ -137,8 +161,14 @@ def _refuse_adapters(model: nn.Module) -> None:
         )
 
 
-def _check_scheme(prepared: list[QuantizedLinear], scheme: QuantizationScheme) -> None:
+def _check_prepared(prepared: list[QuantizedLinear], config: QuantizeConfig) -> None:
+    scheme = config._scheme
     for layer in prepared:
+        if config.range == "mse" and not isinstance(getattr(layer.weight_quantizer, "clipping", None), FixedClipping):
+            raise QuantizationError(
+                "the model was prepared with other ranges than 'mse', and converting keeps them; leave range out, or "
+                "call ketune.quantization.search_ranges_(model) first"
+            )
         has = QuantizationScheme(
             layer.weight_quantizer and layer.weight_quantizer.scheme,
             layer.input_quantizer and layer.input_quantizer.scheme,

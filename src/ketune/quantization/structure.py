@@ -72,6 +72,7 @@ def _describe_layer(layer: Any) -> dict[str, Any]:
     return {
         "scheme": QuantizationScheme(weights, inputs).to_dict(),
         "bias": layer.bias is not None,
+        "n_outliers": layer.n_outliers if isinstance(layer, CodedLinear) else 0,
         "rotation": _describe_rotation(rotation),
     }
 
@@ -80,15 +81,12 @@ def _build_layer(linear: Any, description: dict[str, Any]) -> nn.Module:
     scheme = QuantizationScheme.from_dict(description["scheme"])
     transposed = not isinstance(linear, nn.Linear)  # Conv1D
     in_features, out_features = linear.weight.shape if transposed else linear.weight.shape[::-1]
-    kind = QuantizedLinear if scheme.weights is None else CodedLinear
-    layer = kind(
-        in_features,
-        out_features,
-        description["bias"],
-        scheme=scheme,
-        device=linear.weight.device,
-        dtype=linear.weight.dtype,
-    )
+    settings = {"scheme": scheme, "device": linear.weight.device, "dtype": linear.weight.dtype}
+    shape = (in_features, out_features, description["bias"])
+    if scheme.weights is None:
+        layer = QuantizedLinear(*shape, **settings)
+    else:
+        layer = CodedLinear(*shape, n_outliers=description["n_outliers"], **settings)
     layer.input_rotation = _build_rotation(description["rotation"])
     if isinstance(layer, QuantizedLinear):
         layer.rotates_weight = False
