@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from ketune import PreQuantConfig
 from ketune.cli._progress import comparison_progress
 from ketune.comparison import ComparisonSpec, run_comparison
 from ketune.comparison.arms import Arm, read_comparison
@@ -57,14 +58,14 @@ Numbers = dict[tuple[str, str], list[float]]
 """By row and bits, a number for each seed."""
 
 
-def spec_of(options: argparse.Namespace, method: str, ways: Iterable[str], **fields: Any) -> ComparisonSpec:
+def spec_of(options: argparse.Namespace, method: str | None, ways: Iterable[str], **fields: Any) -> ComparisonSpec:
     """One of the comparisons; `fields` over what all share."""
     training = {"max_steps": options.steps, "batch_size": options.batch_size, "eval_limit": 16, "save_steps": 0}
     shared: dict[str, Any] = {
         "model": str(options.model),
         "data": str(options.data),
         "template": options.template,
-        "methods": (method,),
+        "methods": () if method is None else (method,),
         "quantization": tuple(ways),
         "seeds": tuple(range(options.seeds)),
         "tune_lr": True,
@@ -78,7 +79,14 @@ def spec_of(options: argparse.Namespace, method: str, ways: Iterable[str], **fie
     return ComparisonSpec(**(shared | fields))
 
 
-def comparisons(options: argparse.Namespace) -> dict[str, ComparisonSpec]:
+def prequant_folder(out: Path) -> Path:
+    """An experiment folder of PreQuant on every linear layer of the blocks, as the paper has it."""
+    folder = out / "experiments" / "prequant" / "all-layers"
+    PreQuantConfig(task_type="CAUSAL_LM", target_modules="all-linear").save_pretrained(str(folder))
+    return folder
+
+
+def comparisons(options: argparse.Namespace, out: Path) -> dict[str, ComparisonSpec]:
     """The comparisons by the names of their folders."""
     zeroth = {"max_steps": options.zeroth_steps, "batch_size": options.batch_size, "eval_limit": 16, "save_steps": 0}
     zeroth |= {"eval_steps": options.zeroth_steps}
@@ -87,7 +95,9 @@ def comparisons(options: argparse.Namespace) -> dict[str, ComparisonSpec]:
     through = [f"{way}:{bits}" for bits in options.bits for way in THROUGH]
     found = {
         "through": spec_of(options, "full", ["none", *through], keep_full=True),
-        "prequant": spec_of(options, "prequant", [f"prequant:{bits}" for bits in options.bits]),
+        "prequant": spec_of(
+            options, None, [f"prequant:{bits}" for bits in options.bits], experiments=(str(prequant_folder(out)),)
+        ),
         "zeroqat": spec_of(options, "full", ways, training=zeroth),
         "zeroqat-start": spec_of(options, "full", ways, **start),
     }
@@ -218,7 +228,7 @@ def main() -> None:
     options = parser.parse_args()
     names = (Path(str(name).replace(":", "-")).name for name in (options.model, options.data))
     out = options.out or Path("runs/quantization") / "-".join(names)
-    specs = comparisons(options)
+    specs = comparisons(options, out)
     if not options.only_report:
         for name, spec in specs.items():
             if options.only and name not in options.only:

@@ -161,8 +161,10 @@ def prepare_base(
         report = prepare_roste_(model, config, batches)
         return [f"quantization: {quantization.bits}, {report}"]
     if method == "prequant":
-        quantize_(model, QuantizeConfig(quantization.scheme, "convert", **quantization.options))
-        return [f"quantization: {quantization.bits}, outliers apart"]
+        options = {"range": "mse", "outliers": 0.005, **quantization.options}
+        quantize_(model, QuantizeConfig(quantization.scheme, "convert", **options))
+        apart = f"{options['outliers']:.2%} of each matrix kept in full precision" if options["outliers"] else ""
+        return [f"quantization: {quantization.bits}{', ' if apart else ''}{apart}"]
     zeroqat = prepare_zeroqat_(model, ZeroQATConfig(quantization.scheme, **quantization.zeroqat_fields()[0]), batches)
     return [f"quantization: {quantization.bits}, {zeroqat}"]
 
