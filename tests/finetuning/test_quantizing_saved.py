@@ -9,7 +9,7 @@ from tests.finetuning.tiny import make_model, write_jsonl
 from ketune.errors import DataError, KetuneError
 from ketune.finetuning import evaluate_loss, load_base, load_task
 from ketune.finetuning.quantizing_saved import quantize_saved
-from ketune.quantization import QuantizationError, QuantizeConfig, dequantize_, quantize_
+from ketune.quantization import CodedLinear, QuantizationError, QuantizeConfig, dequantize_, quantize_
 
 INNS = {"data": "builtin:inns", "limit": 12, "batch_size": 4}
 
@@ -34,6 +34,16 @@ def test_rounding_is_that_of_quantize_and_the_loss_is_that_of_what_was_written(t
         assert error == pytest.approx(float((weight - exact[name]).norm() / exact[name].norm()), rel=1e-5)
     assert len(found.errors) == 42
     assert found.mean_error < found.errors[found.worst_layer] == max(found.errors.values())
+
+
+def test_ranges_of_least_error_and_outliers_bring_the_weights_nearer(tmp_path):
+    plain = quantize_saved("builtin:base", tmp_path / "plain", "w3a16")
+    nearer = quantize_saved("builtin:base", tmp_path / "mse", "w3a16", range="mse")
+    apart = quantize_saved("builtin:base", tmp_path / "apart", "w3a16", range="mse", outliers=0.005)
+    assert apart.mean_error < nearer.mean_error < plain.mean_error
+    assert apart.n_bytes > nearer.n_bytes
+    layers = [m for m in load_base(apart.folder)[0].modules() if isinstance(m, CodedLinear)]
+    assert all(len(m.outlier_value) == round(0.005 * m.in_features * m.out_features) for m in layers)
 
 
 def test_sizes_are_those_of_the_files(tmp_path):

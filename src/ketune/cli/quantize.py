@@ -22,6 +22,7 @@ EXAMPLES = (
     "ketune quantize --bits w4a16 --out quantized/base-w4",
     "ketune quantize ./my-model --bits w3a16g128 --rounding gptq --data ./my-data --out quantized/my-model-w3",
     "ketune quantize ./my-model --bits w4a4kv4 --rotations adaptive --data rows.jsonl --out quantized/my-model-w4a4",
+    "ketune quantize ./my-model --bits w3a16 --range mse --outliers 0.005 --out quantized/for-prequant",
     "ketune quantize ./my-model --bits w8a8 --clip 0.95 --data ./my-data --split test --out quantized/w8a8 --json",
 )
 _ROWS = "Data"
@@ -49,6 +50,13 @@ def run(
     clip: Annotated[
         float, typer.Option(metavar="SHARE", help="Keep this part of each range, above 0 and up to 1.")
     ] = 1.0,
+    range_: Annotated[
+        str, typer.Option("--range", metavar="NAME", help="Of weights: minmax, or mse, the one of least squared error.")
+    ] = "minmax",
+    outliers: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Share of each weight that stays in full precision, e.g. 0.005."),
+    ] = 0.0,
     data: Annotated[
         str | None,
         typer.Option("--data", "-d", metavar="DATA", help="A data folder or file, a hub id, or builtin:inns."),
@@ -91,6 +99,8 @@ def run(
             rotations=rotations,
             rounding=rounding,
             clip=clip,
+            range=range_,
+            outliers=outliers,
             data=options.expand_optional(data),
             n_calibration=calibration,
             split=split,

@@ -72,6 +72,11 @@ def marker(arm: Arm) -> str:
     return _MARKERS[_place(arm.method) % len(_MARKERS)]
 
 
+def shape(number: int) -> str:
+    """The marker of the `number`th of some things that are no methods."""
+    return _MARKERS[number % len(_MARKERS)]
+
+
 def dashes(arm: Arm) -> Any:
     """The line style of an arm: solid for methods, one kind of dashes for each control."""
     return _DASHES.get(arm.control, _OTHER_DASHES)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ketune.comparison.arms import Arm
 from ketune.comparison.figure_labels import label_line_ends, label_points
-from ketune.comparison.figure_style import INK, NEUTRAL, colour, dashes, drawing, marker, new_axes, short_number
+from ketune.comparison.figure_style import INK, NEUTRAL, colour, dashes, drawing, marker, new_axes, shape, short_number
 from ketune.comparison.statistics import PairedTest, pareto_front
 
 if TYPE_CHECKING:
@@ -59,21 +59,31 @@ def quality_figure(arms: Sequence[Arm], base_loss: float | None = None) -> Figur
 
 
 def size_figure(arms: Sequence[Arm], base_loss: float | None = None) -> Figure | None:
-    """Test loss against the size of the model that was tested; None unless some model was quantised."""
+    """Test loss against the size of the model that was tested; None unless some model was quantised.
+
+    Colours tell methods apart and shapes ways of quantising; names stand in a legend, because models of one way have
+    one size.
+    """
     points = [(arm, size, loss) for arm in arms if (size := arm.mean("model_bytes")) and (loss := arm.mean("loss"))]
-    if not any(arm.quantization for arm, _, _ in points):
+    ways = list(dict.fromkeys(arm.quantization for arm, _, _ in points))
+    if not any(ways):
         return None
     with drawing():
         figure, axes = new_axes("size of the model (MiB)", "test loss (nats per token)", (6.8, 4.4))
         for arm, size, loss in points:
-            style = {"color": colour(arm), "marker": marker(arm), "markersize": 8, "linestyle": "none"}
+            style = {"color": colour(arm), "marker": shape(ways.index(arm.quantization)), "markersize": 8}
             if arm.quantization:
-                style |= {"markerfacecolor": "#ffffff", "markeredgewidth": 1.5}
+                style |= {"markerfacecolor": "#ffffff", "markeredgewidth": 1.6}
             half = [[loss.half_width or 0.0]] * 2
-            axes.errorbar([size.mean / 2**20], [loss.mean], half, elinewidth=1.2, zorder=3, **style)
-        axes.margins(x=0.2, y=0.14)
+            axes.errorbar(
+                [size.mean / 2**20], [loss.mean], half, elinewidth=1.2, linestyle="none", label=arm.label, **style
+            )
+        axes.margins(x=0.1, y=0.14)
+        axes.set_xlim(left=0)
         _base_line(axes, base_loss)
-        label_points(axes, [(size.mean / 2**20, loss.mean, arm.label, colour(arm)) for arm, size, loss in points])
+        handles = [container[0] for container in axes.get_legend_handles_labels()[0]]
+        labels = [arm.label for arm, _, _ in points]
+        axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
     return figure
 
 

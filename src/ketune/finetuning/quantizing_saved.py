@@ -22,9 +22,10 @@ from ketune.finetuning.metrics import effective_max_length, score_sequences
 from ketune.finetuning.quantizing import calibration_batches
 from ketune.finetuning.quiet import quiet_transformers
 from ketune.finetuning.splits import take
-from ketune.quantization import CodedLinear, QuantizationError, QuantizationScheme, QuantizedLinear
+from ketune.quantization import CodedLinear, QuantizationError, QuantizationScheme, QuantizeConfig, QuantizedLinear
 from ketune.quantization.gptq import convert_gptq_
 from ketune.quantization.prepare import convert_
+from ketune.quantization.range_search import search_ranges_
 from ketune.quantization.roste import RosteConfig, RosteReport, prepare_roste_
 from ketune.quantization.size import ModelSize, size_of
 
@@ -113,6 +114,8 @@ def quantize_saved(
     rotations: str = "never",
     rounding: str = "nearest",
     clip: float = 1.0,
+    range: str = "minmax",
+    outliers: float = 0.0,
     data: str | Path | None = None,
     n_calibration: int = 128,
     split: str = "validation",
@@ -135,6 +138,9 @@ def quantize_saved(
         rotations: "never", "adaptive" (where they lower the error, as RoSTE chooses) or "always".
         rounding: "nearest", or "gptq", in which each column takes over the errors of those before it.
         clip: the part of each range that is kept, in (0, 1].
+        range: of each group of weights: "minmax", or "mse", the range of least squared error.
+        outliers: share of the entries of each weight that stays in full precision, those that rounding moves farthest;
+            what PreQuant trains.
         data: a source for `load_task`; `data_options` are its further arguments. With it the losses are measured;
             adaptive rotations and GPTQ cannot do without it.
         n_calibration: training rows that those two look at.
@@ -152,6 +158,9 @@ def quantize_saved(
     scheme = QuantizationScheme.parse(bits, clip=clip)
     config = RosteConfig(scheme, rotations=rotations, seed=seed)
     _check(scheme, rotations, rounding, data, n_calibration, split)
+    QuantizeConfig(scheme, range=range, outliers=outliers)  # refuses what it cannot do
+    if outliers and rounding == "gptq":
+        raise QuantizationError("outliers: not beside rounding='gptq', whose codes make up for rounding every entry")
     report_phase = on_phase or (lambda phase, done, total: None)
     target = free_folder(out)
     options = dict(data_options or {})
@@ -177,12 +186,14 @@ def quantize_saved(
     before, loss_before = size_of(loaded), loss("loss before")
     with _counting(loaded, report_phase, "choosing rotations", len(prompts) * _passes(config)):
         report = prepare_roste_(loaded, config, prompts)
+    if range == "mse":
+        search_ranges_(loaded)
     exact = {name: layer for name, layer in loaded.named_modules() if isinstance(layer, QuantizedLinear)}
     if rounding == "gptq":
         with _counting(loaded, report_phase, "inputs of the layers", len(prompts)):
             convert_gptq_(loaded, prompts, on_layer=lambda done, total: report_phase("rounding", done, total))
     else:
-        convert_(loaded)
+        convert_(loaded, outliers)
     errors = {name: _error(loaded.get_submodule(name), layer) for name, layer in exact.items()}
     loss_after = loss("loss after")
 
