@@ -13,6 +13,7 @@ rotation, what other libraries fall back to, mixes within a block only: of width
 
 from __future__ import annotations
 
+from ast import literal_eval
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
@@ -126,19 +127,7 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, key: Key, transposed: bool) -> Tensor:
-        width, factors, seed = key
-        dtype, device = torch.promote_types(x.dtype, torch.float32), x.device
-        signs = None if seed is None else _signs(width, seed, dtype, str(device))
-        matrices = [_matrix(factor, dtype, str(device)) for factor in factors]
-        casts = torch.amp.is_autocast_available(device.type)
-        with torch.autocast(device.type, enabled=False) if casts else nullcontext():
-            y = x.to(dtype)
-            if signs is not None and not transposed:
-                y = y * signs
-            y = _apply(y, matrices, transposed)
-            if signs is not None and transposed:
-                y = y * signs
-        return y.to(x.dtype)
+        return _turned(x, key, transposed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Key, bool], output: Tensor) -> None:
@@ -154,7 +143,52 @@ def _rotated(x: Tensor, key: Key, transposed: bool) -> Tensor:
         raise ValueError(f"x of shape {tuple(x.shape)}: the rotation is {key[0]} wide; pass (..., {key[0]})")
     if not x.is_floating_point():
         raise TypeError(f"x of {x.dtype}: a rotation takes floating-point numbers; convert x first")
+    if torch.compiler.is_compiling():
+        return _rotate_operator(x, repr(key), transposed)
     return _Rotate.apply(x, key, transposed)  # pyright: ignore[reportReturnType]
+
+
+def _turned(x: Tensor, key: Key, transposed: bool) -> Tensor:
+    width, factors, seed = key
+    dtype, device = torch.promote_types(x.dtype, torch.float32), x.device
+    signs = None if seed is None else _signs(width, seed, dtype, str(device))
+    matrices = [_matrix(factor, dtype, str(device)) for factor in factors]
+    casts = torch.amp.is_autocast_available(device.type)
+    with torch.autocast(device.type, enabled=False) if casts else nullcontext():
+        y = x.to(dtype)
+        if signs is not None and not transposed:
+            y = y * signs
+        y = _apply(y, matrices, transposed)
+        if signs is not None and transposed:
+            y = y * signs
+    return y.to(x.dtype)
+
+
+# What the compiler sees: an operator as a whole, so that it need not know how matrices are made and kept.
+@torch.library.custom_op("ketune::rotate", mutates_args=())
+def _rotate_operator(x: Tensor, key: str, transposed: bool) -> Tensor:
+    return _turned(x, _read_key(key), transposed)
+
+
+@_rotate_operator.register_fake
+def _(x: Tensor, key: str, transposed: bool) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, str, bool], output: Tensor) -> None:
+    _, ctx.key, ctx.transposed = inputs
+
+
+def _turn_back(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+    return _rotate_operator(cotangent, ctx.key, not ctx.transposed), None, None
+
+
+_rotate_operator.register_autograd(_turn_back, setup_context=_remember)
+
+
+@lru_cache(maxsize=128)
+def _read_key(key: str) -> Key:
+    return literal_eval(key)
 
 
 def _apply(x: Tensor, matrices: list[Tensor], transposed: bool) -> Tensor:
@@ -185,21 +219,9 @@ def _factors(width: int) -> tuple[Factor, ...]:
     return (*(("sylvester", 1 << size) for size in sizes), *last)
 
 
-# The compiler meets these two as constants, and so need not trace how matrices are made; it looks through a bare cache.
-@torch.compiler.assume_constant_result
+@lru_cache(maxsize=128)
 def _matrix(factor: Factor, dtype: torch.dtype, device: str) -> Tensor:
     """An orthonormal matrix on the device."""
-    return _cached_matrix(factor, dtype, device)
-
-
-@torch.compiler.assume_constant_result
-def _signs(width: int, seed: int, dtype: torch.dtype, device: str) -> Tensor:
-    """Random signs (width,), the same on every device."""
-    return _cached_signs(width, seed, dtype, device)
-
-
-@lru_cache(maxsize=128)
-def _cached_matrix(factor: Factor, dtype: torch.dtype, device: str) -> Tensor:
     kind, order = factor
     with torch.inference_mode(False):
         if kind == "hartley":
@@ -209,7 +231,8 @@ def _cached_matrix(factor: Factor, dtype: torch.dtype, device: str) -> Tensor:
 
 
 @lru_cache(maxsize=128)
-def _cached_signs(width: int, seed: int, dtype: torch.dtype, device: str) -> Tensor:
+def _signs(width: int, seed: int, dtype: torch.dtype, device: str) -> Tensor:
+    """Random signs (width,), the same on every device."""
     with torch.inference_mode(False):
         bits = torch.randint(2, (width,), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
         return (2 * bits - 1).to(device, dtype)
