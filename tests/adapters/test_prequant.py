@@ -391,6 +391,8 @@ class Reversed(nn.Module):
     def forward(self, x):
         return x.flip(-1)
 
+    inverse = forward
+
 
 def test_on_a_layer_that_rotates_its_inputs_the_entries_are_those_of_the_stored_weight(tmp_path):
     base = quantized_llama(scheme="w4a8")

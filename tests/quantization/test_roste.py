@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tests.quantization.models import LAYOUTS, make_model, tokens
 from transformers import AutoModelForCausalLM
 
-from ketune.quantization import QuantizationError, QuantizeConfig, fake_quantize, quantize_
+from ketune.quantization import QuantizationError, QuantizeConfig, dequantize_, fake_quantize, quantize_
 from ketune.quantization.errors_of_rotations import NORMS, keys_of, measure_errors
 from ketune.quantization.fake_quantize import FakeQuantizer
 from ketune.quantization.prepare import prepare_
@@ -145,6 +146,27 @@ def test_trained_rotated_models_are_exported_and_loaded_bit_by_bit(name, tmp_pat
     quantize_(model, QuantizeConfig("w4a4kv4", step="convert")).save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(loaded(**batches[0]).logits, trained)
+
+
+@pytest.mark.parametrize("bits", ["w16a8kv8", "w4a8"])
+def test_adapters_merge_into_what_rotated_codes_stand_for(bits, tmp_path):
+    model, batches = outlying("llama"), prompts()
+    prepare_roste_(model, RosteConfig(bits, rotations="always"), batches)
+    prepared = model(**batches[0]).logits
+    quantize_(model, QuantizeConfig(bits, step="convert")).save_pretrained(tmp_path)
+    loaded = dequantize_(AutoModelForCausalLM.from_pretrained(tmp_path))
+    torch.testing.assert_close(loaded(**batches[0]).logits, prepared, atol=1e-3, rtol=1e-3)
+    targets = ["q_proj", "down_proj", "o_proj"]
+    adapted = get_peft_model(loaded, LoraConfig(target_modules=targets, init_lora_weights=False)).eval()
+    # The same update in another way: on the plain basis of the layer's own input.
+    layer = adapted.base_model.model.model.layers[0].mlp.down_proj
+    x = torch.randn(3, layer.in_features)
+    base = layer.get_base_layer()
+    expected = base.forward_with(x, layer.get_delta_weight("default"))
+    layer.merge()
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
+    weight = base.input_rotation.inverse(base.quantize_input(x))  # what the weight meets, without the rotation
+    torch.testing.assert_close(expected, weight @ base.weight.T, atol=1e-4, rtol=1e-3)
 
 
 def test_rotations_can_be_chosen_anew_while_training():

@@ -14,6 +14,7 @@ from ketune.adapters.sparse_linear import scattered, sparse_linear
 from ketune.adapters.update import HasWeight, Update, lifted
 from ketune.quantization.coded_linear import CodedLinear, is_stored_as_met
 from ketune.quantization.fake_quantize import fake_quantize
+from ketune.quantization.linear import QuantizedLinear
 from ketune.quantization.outliers import MOST_WEIGHTS, RULES, count_outliers, find_outliers, largest
 from ketune.quantization.range_search import RANGES, FixedClipping, best_ratios
 from ketune.quantization.schemes import TensorScheme
@@ -121,6 +122,12 @@ class PreQuantUpdate(Update):
         base = _base_of(layer)
         # Outliers are entries of the weight as it is stored, which may meet its inputs rotated.
         return self(base.quantize_input(x) if is_stored_as_met(base) else x)
+
+    def delta_weight_beside(self, layer: HasWeight) -> torch.Tensor:
+        base, delta = _base_of(layer), self.delta_weight()
+        if isinstance(base, QuantizedLinear) and base.was_coded and base.input_rotation is not None:
+            return base.input_rotation.inverse(delta)  # pyright: ignore[reportCallIssue]
+        return delta
 
     def delta_weight(self) -> torch.Tensor:
         return scattered(lifted(self.values), self.index, (self.out_features, self.in_features))

@@ -34,12 +34,12 @@ class _ReadOnly(torch.Tensor):
 
 
 def is_stored_as_met(layer: object) -> bool:
-    """Whether the weight of a layer is stored as it meets inputs that `layer.quantize_input` has rotated and quantised.
+    """Whether an adapter at entries of the stored weight meets inputs that the layer has rotated and quantised.
 
-    So it is in a `CodedLinear` and in what `dequantize_` makes of it. The weight of a layer that trains is rotated in
-    each forward pass instead, and other layers rotate nothing.
+    So it is beside a `CodedLinear`, and beside what `dequantize_` makes of it, so that the same adapter does the same
+    there. The weight of a layer that trains is rotated in each forward pass instead, and other layers rotate nothing.
     """
-    return isinstance(layer, CodedLinear) or (isinstance(layer, QuantizedLinear) and not layer.rotates_weight)
+    return isinstance(layer, CodedLinear) or (isinstance(layer, QuantizedLinear) and layer.was_coded)
 
 
 class CodedLinear(nn.Linear):
@@ -181,9 +181,15 @@ class CodedLinear(nn.Linear):
         self.outlier_value = value
 
     def to_quantized(self) -> QuantizedLinear:
-        """A layer with the weight that the codes stand for; its inputs are quantised and rotated as here."""
+        """A layer with the weight that the codes stand for; its inputs are quantised and rotated as here.
+
+        A weight that meets rotated inputs is turned back, so that other adapters and their merging find it as they
+        expect; that rounds it in floating point.
+        """
         activations = self.input_quantizer.scheme if self.input_quantizer is not None else None
         weight = self.dequantize()
+        if self.input_rotation is not None:
+            weight = self.input_rotation.inverse(weight)
         layer = QuantizedLinear(
             self.in_features,
             self.out_features,
@@ -196,7 +202,7 @@ class CodedLinear(nn.Linear):
             layer.weight.copy_(weight)
             if self.bias is not None:
                 layer.bias.copy_(self.bias)
-        layer.input_rotation, layer.rotates_weight = self.input_rotation, False
+        layer.input_rotation, layer.was_coded = self.input_rotation, True
         return layer.requires_grad_(False).train(self.training)
 
     @property

@@ -25,7 +25,7 @@ class QuantizedLinear(nn.Linear):
         input_rotation: Rotates the input side of the weight, a module with (..., in_features) to the same shape.
         rotates_input: Whether the activations are rotated here too. False where they arrive rotated, because the
             layer before has an `output_rotation`.
-        rotates_weight: Whether the weight is rotated in each forward pass. False where it is stored rotated already.
+        was_coded: Whether the layer stands for codes that were turned back into a weight.
         output_rotation: Rotates what the layer gives, folded into weight and bias.
     """
 
@@ -48,7 +48,7 @@ class QuantizedLinear(nn.Linear):
         self.input_rotation: nn.Module | None = None
         self.output_rotation: nn.Module | None = None
         self.rotates_input = True
-        self.rotates_weight = True
+        self.was_coded = False
 
     @classmethod
     def from_linear(cls, linear: nn.Linear | Conv1D, scheme: QuantizationScheme) -> Self:
@@ -86,7 +86,7 @@ class QuantizedLinear(nn.Linear):
     def rotated_weight(self, delta: torch.Tensor | None = None) -> torch.Tensor:
         """The weight in full precision, between both rotations: (out_features, in_features)."""
         weight = self.weight if delta is None else self.weight + delta.to(self.weight.dtype)
-        if self.input_rotation is not None and self.rotates_weight:
+        if self.input_rotation is not None:
             weight = self.input_rotation(weight)
         if self.output_rotation is not None:
             weight = self.output_rotation(weight.T).T
@@ -102,6 +102,19 @@ class QuantizedLinear(nn.Linear):
         if self.bias is None or self.output_rotation is None:
             return self.bias
         return self.output_rotation(self.bias)
+
+    def fold_rotations(self) -> None:
+        """Put into the weight what need not be turned in each forward pass; changes the layer, not what it computes."""
+        if self.output_rotation is None and (self.input_rotation is None or self.rotates_input):
+            return
+        with torch.no_grad():
+            kept = self.input_rotation if self.rotates_input else None
+            if kept is not None:
+                self.input_rotation = None
+            self.weight.copy_(self.rotated_weight())
+            if self.bias is not None:
+                self.bias.copy_(self.effective_bias())
+        self.input_rotation, self.output_rotation, self.rotates_input = kept, None, True
 
     def quantized_weight(self) -> Quantized:
         """The codes of the weight; they stand for exactly what `effective_weight` returns."""

@@ -130,6 +130,8 @@ def convert_(model: PreTrainedModel, outliers: float = 0.0, outlier_rule: str = 
         if isinstance(module, QuantizedLinear) and module.weight_quantizer is not None:
             kept = count_outliers(outliers, module.weight.numel()) if outliers else 0
             replace_module(model, name, CodedLinear.from_quantized(module, kept, outlier_rule))
+        elif isinstance(module, QuantizedLinear):
+            module.fold_rotations()
     attach_quantizer(model)
 
 

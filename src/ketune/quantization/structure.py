@@ -88,8 +88,6 @@ def _build_layer(linear: Any, description: dict[str, Any]) -> nn.Module:
     else:
         layer = CodedLinear(*shape, n_outliers=description["n_outliers"], **settings)
     layer.input_rotation = _build_rotation(description["rotation"])
-    if isinstance(layer, QuantizedLinear):
-        layer.rotates_weight = False
     return layer.requires_grad_(False)
 
 
