@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ketune.comparison.arms import Arm
 from ketune.comparison.figure_labels import label_line_ends, label_points
@@ -81,7 +81,8 @@ def size_figure(arms: Sequence[Arm], base_loss: float | None = None) -> Figure |
         axes.margins(x=0.1, y=0.14)
         axes.set_xlim(left=0)
         _base_line(axes, base_loss)
-        handles = [container[0] for container in axes.get_legend_handles_labels()[0]]
+        bars: list[Any] = axes.get_legend_handles_labels()[0]
+        handles = [bar[0] for bar in bars]  # the marker alone
         labels = [arm.label for arm, _, _ in points]
         axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
     return figure

@@ -113,10 +113,12 @@ def finetune(
     record = _record(name, loaded, adapter, task, params, seed, quantization)
     notes = list(task.notes)
 
+    checkpointing = params.gradient_checkpointing
+
     def put_on(base: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
         # Here and not earlier: the adapter's first weights must depend on the seed alone, not on what loading drew.
         _seed_everything(seed)
-        return adapt(base, adapter, params.gradient_checkpointing, seed)
+        return adapt(base, adapter, checkpointing, seed)
 
     is_part = False
     if quantization is None:

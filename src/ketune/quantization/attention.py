@@ -60,7 +60,8 @@ class _QuantizedGPTNeoAttention(GPTNeoSelfAttention):
 
     def _attn(self, query: Any, key: Any, value: Any, attention_mask: Any = None) -> Any:
         quantizer: Any = getattr(self, NAME)
-        return super()._attn(*quantizer(query, key, value), attention_mask)
+        query, key, value = quantizer(query, key, value)
+        return super()._attn(query, key, value, attention_mask)
 
 
 def add_kv_quantizers(model: PreTrainedModel, kv: TensorScheme | None, queries: TensorScheme | None = None) -> None:

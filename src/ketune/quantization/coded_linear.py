@@ -189,7 +189,7 @@ class CodedLinear(nn.Linear):
         activations = self.input_quantizer.scheme if self.input_quantizer is not None else None
         weight = self.dequantize()
         if self.input_rotation is not None:
-            weight = self.input_rotation.inverse(weight)
+            weight = self.input_rotation.inverse(weight)  # pyright: ignore[reportCallIssue]
         layer = QuantizedLinear(
             self.in_features,
             self.out_features,

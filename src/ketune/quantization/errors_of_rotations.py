@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -146,11 +147,10 @@ class _Meter:
     @contextmanager
     def watching(self) -> Iterator[None]:
         handles = [
-            layer.register_forward_pre_hook(lambda _, given, name=name: self._saw_input(name, given[0]))
-            for name, layer in self.layers.items()
+            layer.register_forward_pre_hook(partial(self._before_layer, name)) for name, layer in self.layers.items()
         ]
         handles += [
-            module.register_forward_pre_hook(lambda m, given, name=name: self._saw_heads(name, m, given))
+            module.register_forward_pre_hook(partial(self._before_attention, name))
             for name, module in ((f"{layer}.{KV_QUANTIZER}", m) for layer, m in kv_quantizers(self.model))
         ]
         try:
@@ -159,10 +159,10 @@ class _Meter:
             for handle in handles:
                 handle.remove()
 
-    def _saw_input(self, name: str, x: torch.Tensor) -> None:
-        self._saw((name, "input"), self._seen(x), self.layers[name].input_quantizer)
+    def _before_layer(self, name: str, layer: Any, given: tuple[torch.Tensor, ...]) -> None:
+        self._saw((name, "input"), self._seen(given[0]), layer.input_quantizer)
 
-    def _saw_heads(self, name: str, module: Any, given: tuple[torch.Tensor, ...]) -> None:
+    def _before_attention(self, name: str, module: Any, given: tuple[torch.Tensor, ...]) -> None:
         for part, heads in zip(("query", "key", "value"), given):
             self._saw((name, part), self._seen(heads.transpose(1, 2)), getattr(module, f"{part}_quantizer"))
 

@@ -112,8 +112,8 @@ class QuantizedLinear(nn.Linear):
             if kept is not None:
                 self.input_rotation = None
             self.weight.copy_(self.rotated_weight())
-            if self.bias is not None:
-                self.bias.copy_(self.effective_bias())
+            if (bias := self.effective_bias()) is not None:
+                self.bias.copy_(bias)
         self.input_rotation, self.output_rotation, self.rotates_input = kept, None, True
 
     def quantized_weight(self) -> Quantized:

@@ -62,7 +62,7 @@ def size_of(model: nn.Module) -> ModelSize:
             if tensor.is_floating_point() and not isinstance(module, CodedLinear):
                 n_weights += tensor.numel()
             elif type(module).__name__ == "Linear4bit":  # two codes in a byte, with the steps beside the tensor
-                n_weights += module.in_features * module.out_features  # pyright: ignore
+                n_weights += int(module.in_features) * int(module.out_features)  # pyright: ignore
             elif type(module).__name__ == "Linear8bitLt":
                 n_weights += tensor.numel()
     bias = sum(m.bias.numel() for m in model.modules() if isinstance(m, CodedLinear) and m.bias is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,9 +16,6 @@ from ketune.quantization.modules import replace_module
 from ketune.quantization.norm_fusing import fuse_structure, has_fused_norms
 from ketune.quantization.schemes import QuantizationError, QuantizationScheme, TensorScheme
 from ketune.quantization.shifted_norm import shift_norm_, shifted_norms
-
-if TYPE_CHECKING:
-    from ketune.quantization.transformers_quantizer import KetuneQuantizationConfig
 
 
 def describe_structure(model: PreTrainedModel) -> dict[str, Any]:
@@ -35,8 +32,13 @@ def describe_structure(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def build_structure(model: PreTrainedModel, config: KetuneQuantizationConfig) -> None:
-    """Give a model, usually one without weights, the modules that a quantised one has."""
+def build_structure(model: PreTrainedModel, config: Any) -> None:
+    """Give a model, usually one without weights, the modules that a quantised one has.
+
+    Args:
+        model: Changed in place.
+        config: A `KetuneQuantizationConfig`, whose base class hides its fields from type checkers.
+    """
     if config.fused_norms:
         fuse_structure(model)
     for name in config.shifted_norms:

@@ -80,9 +80,12 @@ def attach_quantizer(model: PreTrainedModel) -> None:
     """Tell a model whose weights are codes how it is saved."""
     config = KetuneQuantizationConfig(**describe_structure(model))
     model.config.quantization_config = config
-    model.hf_quantizer = KetuneHfQuantizer(config)  # pyright: ignore[reportAttributeAccessIssue]
-    model.is_quantized = True  # pyright: ignore[reportAttributeAccessIssue]
-    model.quantization_method = METHOD  # pyright: ignore[reportAttributeAccessIssue]
+    for name, value in (
+        ("hf_quantizer", KetuneHfQuantizer(config)),
+        ("is_quantized", True),
+        ("quantization_method", METHOD),
+    ):
+        setattr(model, name, value)
 
 
 def detach_quantizer(model: PreTrainedModel) -> None:
