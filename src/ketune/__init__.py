@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         update_matrices,
     )
     from ketune.circuits import Circuit, QuantumLayer
-    from ketune.finetuning import TrainingParams, finetune
+    from ketune.finetuning import QuantizedTraining, TrainingParams, finetune
+    from ketune.quantization import QuantizeConfig, dequantize_, quantize_
 
 __version__ = "0.1.0"
 
@@ -48,15 +49,12 @@ _HOMES = {
         "CompassConfig",
         "PreQuantConfig",
         "QAAConfig",
+        "QPAConfig",
+        "QPAPrefixConfig",
+        "QTHAConfig",
         "QuantaConfig",
         "QuantumPeftConfig",
         "QuicConfig",
-        "QAAConfig",
-        "QTHAConfig",
-        "SoraConfig",
-        "QAAConfig",
-        "QPAConfig",
-        "QPAPrefixConfig",
         "SoraConfig",
         "export_plain",
         "hotswap",
@@ -66,7 +64,8 @@ _HOMES = {
         "update_matrices",
     ),
     "ketune.circuits": ("Circuit", "QuantumLayer"),
-    "ketune.finetuning": ("TrainingParams", "finetune"),
+    "ketune.finetuning": ("QuantizedTraining", "TrainingParams", "finetune"),
+    "ketune.quantization": ("QuantizeConfig", "dequantize_", "quantize_"),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -82,16 +81,20 @@ __all__ = [
     "QPAPrefixConfig",
     "QTHAConfig",
     "QuantaConfig",
+    "QuantizeConfig",
+    "QuantizedTraining",
     "QuantumLayer",
     "QuantumPeftConfig",
     "QuicConfig",
     "SoraConfig",
     "TrainingParams",
+    "dequantize_",
     "export_plain",
     "finetune",
     "hotswap",
     "load",
     "prune",
+    "quantize_",
     "to_lora",
     "update_matrices",
 ]

@@ -5,6 +5,7 @@ from ketune.finetuning.data import DEFAULT_SOURCE, TaskData, load_task
 from ketune.finetuning.generation import generate
 from ketune.finetuning.metrics import evaluate_loss
 from ketune.finetuning.params import ParamsError, TrainingParams
+from ketune.finetuning.quantizing import QuantizedTraining
 from ketune.finetuning.scoring import scores
 from ketune.finetuning.templates import TEMPLATES, Template
 from ketune.finetuning.training import FinetuneResult, finetune
@@ -15,6 +16,7 @@ __all__ = [
     "TEMPLATES",
     "FinetuneResult",
     "ParamsError",
+    "QuantizedTraining",
     "TaskData",
     "Template",
     "TrainingParams",
