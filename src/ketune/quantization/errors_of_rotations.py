@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ketune.quantization.attention import NAME as KV_QUANTIZER
 from ketune.quantization.attention import kv_quantizers
-from ketune.quantization.fake_quantize import FakeQuantizer
+from ketune.quantization.fake_quantize import FakeQuantizer, quantizers_off
 from ketune.quantization.hadamard import Rotation
 from ketune.quantization.linear import QuantizedLinear
 from ketune.quantization.rotations import RotationPlace
@@ -87,7 +87,7 @@ def measure_errors(
         raise QuantizationError(f"norm={norm!r}: choose one of {', '.join(map(repr, NORMS))}")
     meter = _Meter(model, places, norm)
     n_prompts = 0
-    with _switched_off(model), meter.watching():
+    with _evaluating(model), meter.watching():
         for batch in batches:
             n_prompts += len(batch["input_ids"])
             mask = batch.get("attention_mask")
@@ -191,17 +191,12 @@ def _turn(key: Key, place: RotationPlace) -> nn.Module:
 
 
 @contextmanager
-def _switched_off(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode without its quantisers."""
     was_training = model.training
-    quantizers = [module for module in model.modules() if isinstance(module, FakeQuantizer)]
-    enabled = [quantizer.enabled for quantizer in quantizers]
     model.eval()
-    for quantizer in quantizers:
-        quantizer.enabled = False
     try:
-        yield
+        with quantizers_off(model):
+            yield
     finally:
         model.train(was_training)
-        for quantizer, on in zip(quantizers, enabled):
-            quantizer.enabled = on
