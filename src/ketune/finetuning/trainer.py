@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import PrinterCallback, TrainerState
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
+from ketune.adapters.cpu_packing import unpack_
 from ketune.errors import TrainingError
 from ketune.finetuning.base import resolve_device, resolve_dtype
 from ketune.finetuning.callbacks import Meter
@@ -168,6 +169,7 @@ def make_trainer(
         {"input_ids": [s.prompt + s.completion for s in train], "labels": [s.labels for s in train]}
     )
     _check_loggers(params.report_to)
+    starts = [(p, p.data) for p in model.parameters() if p.requires_grad]
     try:
         trainer = Trainer(
             meter=meter,
@@ -182,6 +184,8 @@ def make_trainer(
         )
     except ValueError as error:  # TRL refuses what it cannot train, e.g. an adapter on the output head
         raise TrainingError(" ".join(str(error).split())) from error
+    for parameter, start in starts:
+        parameter.data = start  # TRL casts adapters beside bitsandbytes' layers to bfloat16, where small steps are lost
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -216,6 +220,7 @@ def save_weights(
     model: PreTrainedModel | PeftModel, folder: str | os.PathLike[str], state_dict: dict[str, Any] | None = None
 ) -> None:
     """Saves an adapter, or a whole model if it has none, without asking the hub about the base model."""
+    unpack_(model)  # reading the state would change what bitsandbytes' layers compute
     if not isinstance(model, PeftModel):
         model.save_pretrained(folder, state_dict=state_dict)
         return
