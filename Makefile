@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: compare test test-slow lint docs bench bench-simulators bench-gpu clean help
+.PHONY: compare test test-slow lint docs bench bench-quantization bench-simulators bench-gpu clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,12 @@ bench: $(STAMP)  ## speed and memory, with the peers beside us in the same run
 	$(BIN)/python benchmarks/circuits.py
 	$(BIN)/python benchmarks/gate_adapters.py --turns 3
 	$(BIN)/python benchmarks/compounds.py
+
+bench-quantization: $(VENV)/.quantization  ## rotations, the fake-quantised step, memory of ZeroQAT, the ways compared (hours)
+	$(BIN)/python benchmarks/hadamard.py
+	$(BIN)/python benchmarks/quantized_step.py
+	$(BIN)/python benchmarks/zeroqat_memory.py
+	$(BIN)/python benchmarks/quantization.py
 
 bench-simulators: $(STAMP)  ## circuits beside every simulator that can be installed; makes .venv-peers
 	$(BIN)/python benchmarks/peers/install.py
