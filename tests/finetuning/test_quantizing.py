@@ -112,6 +112,17 @@ def test_a_killed_run_goes_on_where_it_was(task, tmp_path, llama_folder):
         train(str(llama_folder), task, half, None, "roste:w4a4", params)
 
 
+def test_a_refused_run_leaves_the_base_of_the_one_that_stands(task, tmp_path, llama_folder):
+    params = FAST.replace(save_steps=6)
+    train(str(llama_folder), task, tmp_path, LoraConfig(**Q), "prequant:w4a16", params)
+    before = (tmp_path / "base" / "model.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match="other settings"):
+        train(str(llama_folder), task, tmp_path, LoraConfig(**Q), "prequant:w2a16", params)
+    assert (tmp_path / "base" / "model.safetensors").read_bytes() == before
+    with pytest.raises(TrainingError, match="quantised already"):
+        train(str(tmp_path / "base"), task, tmp_path / "again", None, "roste:w4a8", params)
+
+
 def test_the_same_seed_gives_the_same_codes(task, tmp_path):
     codes = []
     for name in ("one", "two"):

@@ -212,6 +212,12 @@ def put_on_quantized(
             f"quantization {quantization.method!r}: the model already has an adapter ({', '.join(base.peft_config)}); "
             "merge it first"
         )
+    if quantization.loading is None and getattr(base, "is_quantized", False):
+        raise TrainingError(
+            f"quantization {str(quantization)!r}: the model is quantised already; pass it in full precision, or leave "
+            "quantization out and train an adapter beside it"
+        )
+    shutil.rmtree(output_dir / f"{BASE}.tmp", ignore_errors=True)  # of a start that was refused
     device = next(base.parameters()).device
     pad = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
     batches = calibration_batches(sequences, pad, quantization.n_calibration, batch_size, seed, device)
@@ -255,13 +261,21 @@ def finished(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return base
 
 
-def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> Path:
-    """Write a quantised base beside the adapter that will be trained on it, and call it by its place from now on."""
+def save_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> None:
+    """Write a quantised base for the adapter that will be trained on it, and call it by its place from now on.
+
+    It comes to its place with `publish_base`, once it is known that the folder is not another run's.
+    """
     staged, target = output_dir / f"{BASE}.tmp", output_dir / BASE
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     model.save_pretrained(staged)
     tokenizer.save_pretrained(staged)
-    replace_folder(staged, target)
     model.config.name_or_path = model.name_or_path = str(target.resolve())
-    return target
+
+
+def publish_base(output_dir: Path) -> None:
+    """Put what `save_base` wrote, if anything, in the place of what an earlier start of the run left there."""
+    staged = output_dir / f"{BASE}.tmp"
+    if staged.is_dir():
+        replace_folder(staged, output_dir / BASE)

@@ -23,7 +23,13 @@ from ketune.finetuning.data import TaskData, load_task
 from ketune.finetuning.encoding import Encoded, Encoder
 from ketune.finetuning.metrics import effective_max_length
 from ketune.finetuning.params import ParamsError, TrainingParams
-from ketune.finetuning.quantizing import QuantizedTraining, finished, gradient_free, put_on_quantized
+from ketune.finetuning.quantizing import (
+    QuantizedTraining,
+    finished,
+    gradient_free,
+    publish_base,
+    put_on_quantized,
+)
 from ketune.finetuning.quiet import quiet_datasets, quiet_transformers
 from ketune.finetuning.splits import take
 from ketune.quantization.sums import quantize_sums_
@@ -130,6 +136,8 @@ def finetune(
         )
     train, validation, params = _encode(trained, tokenizer, task, params, notes)
     checkpoint = claim(output_dir, record, resume)
+    if quantization is not None:
+        publish_base(output_dir)
     if isinstance(trained, PeftModel) and adapter is not None:
         pad = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
         calibrate(trained, train, pad, params.batch_size, params.calibration_rows, seed)
