@@ -13,6 +13,7 @@ the same rows; ZeroQAT gets `--zeroth-steps`. What stands is never run again, so
 
     python benchmarks/quantization.py                                       # the bundled model and its data
     python benchmarks/quantization.py --model ../shared/data/model-llama-stories-char105 --data ../shared/data/e2e-nlg
+    python benchmarks/quantization.py --untie --ways ste --only through     # controls of R1, which unties the head
     python benchmarks/quantization.py --only-report
 """
 
@@ -92,7 +93,7 @@ def comparisons(options: argparse.Namespace, out: Path) -> dict[str, ComparisonS
     zeroth |= {"eval_steps": options.zeroth_steps}
     ways = [f"zeroqat:{bits}" for bits in options.bits]
     start = {"tune_lr": False, "learning_rates": {"full": 1e-9}, "training": zeroth | {"max_steps": 1, "eval_steps": 1}}
-    through = [f"{way}:{bits}" for bits in options.bits for way in THROUGH]
+    through = [f"{way}:{bits}" for bits in options.bits for way in options.ways]
     found = {
         "through": spec_of(options, "full", ["none", *through], keep_full=True),
         "prequant": spec_of(
@@ -108,6 +109,21 @@ def comparisons(options: argparse.Namespace, out: Path) -> dict[str, ComparisonS
     else:
         found["nf4"] = spec_of(options, "lora", ["nf4"])
     return found
+
+
+def untied(model: str, out: Path) -> Path:
+    """A copy of a model whose head is a matrix of its own, equal to the embeddings at the start."""
+    folder = out / "untied"
+    if not folder.is_dir():
+        base, tokenizer = load_base(model, "float32")
+        head = base.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        base.config.tie_word_embeddings = False
+        beside = out / ".untied"
+        base.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        beside.rename(folder)
+    return folder
 
 
 def round_afterwards(options: argparse.Namespace, spec: ComparisonSpec, out: Path) -> None:
@@ -221,13 +237,19 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--test-rows", type=int, default=200)
     parser.add_argument("--lr-trials", type=int, default=3)
+    parser.add_argument(
+        "--ways", nargs="+", default=list(THROUGH), choices=THROUGH, help="of training through rounding"
+    )
+    parser.add_argument("--untie", action="store_true", help="give the model a head of its own first")
     parser.add_argument("--only", nargs="+", help="folders of the comparisons to run, of all: through prequant ...")
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--only-report", action="store_true", help="run nothing; write the tables of what stands")
     options = parser.parse_args()
     names = (Path(str(name).replace(":", "-")).name for name in (options.model, options.data))
-    out = options.out or Path("runs/quantization") / "-".join(names)
+    out = options.out or Path("runs/quantization") / ("-".join(names) + "-untied" * options.untie)
+    if options.untie:
+        options.model = untied(options.model, out)
     specs = comparisons(options, out)
     if not options.only_report:
         for name, spec in specs.items():
