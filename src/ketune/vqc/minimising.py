@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ketune.circuits import NoiseModel, noisy_expectation
 from ketune.vqc.problems.base import EnergyProblem
+from ketune.vqc.problems.batches import EnergyBatch
 
 OptimizerMaker = Callable[[list[Tensor]], torch.optim.Optimizer]
 """Parameters to an optimiser over them."""
@@ -30,14 +31,18 @@ class Trace:
     angles: Tensor
     seconds: float
 
-    def steps_to(self, energy: float) -> Tensor:
-        """How many steps it took to come down to an energy: (...) int64, -1 where it never did."""
+    def steps_to(self, energy: float | Tensor) -> Tensor:
+        """How many steps it took to come down to an energy: (...) int64, -1 where it never did.
+
+        Args:
+            energy: one energy for all, or one for each, of a shape that broadcasts with that of the starts.
+        """
         reached = self.energies <= energy
         return torch.where(reached.any(0), reached.int().argmax(0), -1)
 
 
 def minimise(
-    problem: EnergyProblem,
+    problem: EnergyProblem | EnergyBatch,
     angles: Tensor,
     optimizer: OptimizerMaker,
     n_steps: int,
@@ -53,8 +58,8 @@ def minimise(
     by entry (Adam, SGD without clipping) each goes its own way.
 
     Args:
-        problem: the energy.
-        angles: (..., n_angles) starts in radians.
+        problem: the energy, or a batch of problems on one circuit, which go side by side too.
+        angles: (..., n_angles) starts in radians; of a batch (..., n_problems, n_angles).
         optimizer: makes the optimiser, `lambda p: torch.optim.Adam(p, lr=0.01)`.
         n_steps: number of steps.
         noise: noise after the gates and in the readout; None: exact.
@@ -63,8 +68,10 @@ def minimise(
         on_step: called with the number of each step and the energies before it.
 
     Raises:
-        ValueError: for angles of another length, or fewer than one step.
+        ValueError: for angles of another length, fewer than one step, or noise on a batch of problems.
     """
+    if noise is not None and isinstance(problem, EnergyBatch):
+        raise ValueError(f"minimise({problem.name}, noise=...): noisy energies are of one problem; take them one by one")
     if angles.shape[-1:] != (problem.circuit.n_angles,) or n_steps < 1:
         raise ValueError(
             f"angles of shape {tuple(angles.shape)} and {n_steps} steps: {problem.name} takes (..., "
@@ -77,7 +84,7 @@ def minimise(
     for step in range(n_steps):
         began = time.perf_counter()
         steps.zero_grad()
-        if noise is None:
+        if noise is None or isinstance(problem, EnergyBatch):
             energy = problem.energy(angles)
         else:
             energy, _ = noisy_expectation(
