@@ -23,7 +23,14 @@ def test_the_row_of_a_gate_says_what_and_where_it_is():
     circuit = Circuit(3, (Gate("H", (0,)), Gate("CRX", (0, 2), 0), Gate("RZ", (2,), 1), Gate("CNOT", (2, 1))))
     found = {name: float(value) for name, value in zip(DESCRIPTOR_NAMES, describe_angles(circuit)[0])}
     expected = {"is_crx": 1, "axis_x": 1, "two_wire": 1, "controlled": 1, "wire": 0, "other_wire": 1, "reach": 2 / 3}
-    expected |= {"time": 1 / 3, "before_fixed": 1, "after_none": 1, "odd_wire": 1, "odd_other": 1, "one_over_depth": 1 / 4}
+    expected |= {
+        "time": 1 / 3,
+        "before_fixed": 1,
+        "after_none": 1,
+        "odd_wire": 1,
+        "odd_other": 1,
+        "one_over_depth": 1 / 4,
+    }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert sum(found[f"is_{kind.lower()}"] for kind in GATE_KINDS) == 1
     second = entries(circuit, "is_rz", "axis_z", "wire", "other_wire", "time", "before_two_wire", "after_two_wire")[1]
@@ -37,7 +44,9 @@ def test_an_angle_that_gates_share_has_the_mean_of_their_rows():
 
 
 def test_the_two_z_turns_of_a_general_rotation_are_told_apart_by_their_neighbours():
-    rows = entries(strongly_entangling(4, 3), "before_y", "after_y", "before_two_wire", "after_two_wire").view(3, 4, 3, 4)
+    rows = entries(strongly_entangling(4, 3), "before_y", "after_y", "before_two_wire", "after_two_wire").view(
+        3, 4, 3, 4
+    )
     assert rows[1, :, 0].tolist() == [[0, 1, 1, 0]] * 4
     assert rows[1, :, 2].tolist() == [[1, 0, 0, 1]] * 4
 

@@ -70,7 +70,7 @@ def load_initialiser(path: str | Path) -> Initialiser:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dictionary
     except (OSError, SafetensorError) as error:
         raise InitialiserError(f"{path}: no file of a learned start ({error}); Initialiser.save writes one") from error
     kind = metadata.get("kind", "")

@@ -71,7 +71,9 @@ def minimise(
         ValueError: for angles of another length, fewer than one step, or noise on a batch of problems.
     """
     if noise is not None and isinstance(problem, EnergyBatch):
-        raise ValueError(f"minimise({problem.name}, noise=...): noisy energies are of one problem; take them one by one")
+        raise ValueError(
+            f"minimise({problem.name}, noise=...): noisy energies are of one problem; take them one by one"
+        )
     if angles.shape[-1:] != (problem.circuit.n_angles,) or n_steps < 1:
         raise ValueError(
             f"angles of shape {tuple(angles.shape)} and {n_steps} steps: {problem.name} takes (..., "
