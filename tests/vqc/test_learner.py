@@ -41,7 +41,7 @@ def test_a_circuit_with_another_number_of_angles_is_refused_with_what_to_do():
     with pytest.raises(InitialiserError, match="descriptors of 4 numbers"):
         learner(ry_ring(6), torch.zeros(5))
     for wrong in ({"n_task": 0}, {"n_angles": 0}, {"hidden": 0}, {"scale": 0.0}):
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(ValueError, match="at least 1 and"):
             Learner(**{"n_task": 4, "n_angles": 6} | wrong)
 
 

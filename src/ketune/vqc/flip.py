@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class FlipDecoder(Initialiser):
         self.scaling = TaskScaling(n_task)
         widths = [len(DESCRIPTOR_NAMES) + n_task] + [hidden] * n_hidden
         layers: list[nn.Module] = []
-        for width, following in zip(widths, widths[1:]):
+        for width, following in pairwise(widths):
             layers += [nn.Linear(width, following), nn.SiLU()]
         self.network = nn.Sequential(*layers, nn.Linear(hidden, 1))
 

@@ -44,8 +44,8 @@ class Learner(Initialiser):
         super().__init__()
         if min(n_task, n_angles, hidden) < 1 or not scale:
             raise ValueError(
-                f"Learner(n_task={n_task}, n_angles={n_angles}, hidden={hidden}, scale={scale}): sizes must be at least "
-                "1, and scale not 0"
+                f"Learner(n_task={n_task}, n_angles={n_angles}, hidden={hidden}, scale={scale}): sizes are at least 1 "
+                "and the scale is not 0"
             )
         self.n_task, self.n_angles, self.hidden, self.scale = n_task, n_angles, hidden, scale
         self.scaling = TaskScaling(n_task)
@@ -66,8 +66,8 @@ class Learner(Initialiser):
         """
         if circuit.n_angles != self.n_angles:
             raise InitialiserError(
-                f"a circuit with {circuit.n_angles} angles: this Learner starts circuits with {self.n_angles}; train "
-                f"Learner({self.n_task}, {circuit.n_angles}) for it, or a FlipDecoder, which starts circuits of any size"
+                f"a circuit with {circuit.n_angles} angles: this Learner starts circuits with {self.n_angles}; "
+                f"train Learner({self.n_task}, {circuit.n_angles}) for it, or a FlipDecoder, which starts any circuit"
             )
         return self.scale * self.network(self.scaling(task))
 

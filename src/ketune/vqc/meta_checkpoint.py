@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ketune.vqc.meta_training import MetaHistory
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-_COUNTS = ("n_gradients", "n_hessian_products", "seconds")
+_COUNTS = ("n_gradients", "seconds")
 
 
 def write_checkpoint(

@@ -23,6 +23,7 @@ ORDERS = ("first", "second")
 """Gradients through the inner steps: not (the gradients of inner steps count as constants), or in full."""
 
 _FITTED_ON = 64  # tasks that the scale of the descriptors is taken from
+_STEP = 1e-3  # radians between points along a vector: rounding and the error of the formula are both below 1e-9
 
 
 @dataclass
@@ -32,16 +33,15 @@ class MetaHistory:
     Args:
         losses: the meta-loss before each step.
         gradient_norms: norm of its gradient, before clipping.
-        n_gradients: energies computed with their gradients so far, one per task and point on its way; the unit of an
-            iteration of `minimise`, so that the price of training can be set against what it saves.
-        n_hessian_products: products of a Hessian with a vector so far, for order "second".
+        n_gradients: energies computed with their gradients so far: per task one for the start and each inner step, and
+            four more per inner step for order "second". The unit of an iteration of `minimise`, so that the price of
+            training can be set against what it saves.
         seconds: time so far.
     """
 
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
     n_gradients: int = 0
-    n_hessian_products: int = 0
     seconds: float = 0.0
 
 
@@ -83,15 +83,15 @@ def meta_train(
 ) -> MetaHistory:
     """Trains a learned start so that energies of a family's problems are low from the start on, or a few steps after.
 
-    Each step draws tasks, lets the initialiser start them, goes `inner_steps` steps of plain gradient descent from there
-    and takes one step of Adam against the mean over tasks of
+    Each step draws tasks, lets the initialiser start them, goes `inner_steps` steps of plain gradient descent from
+    there, and takes one step of Adam against the mean over tasks of
 
         sum over s of step_weights[s] * (energy after s inner steps - ground energy) / |ground energy|
 
-    `inner_steps=0` is what Q-MAML does despite its name (arXiv 2501.05906, algorithm 1: the energy of the start itself);
-    inner steps with order "second" are FLIP (arXiv 2103.08572). Order "first" takes the gradients of the inner steps
-    for constants, at the price of a gradient per inner step; "second" is exact and costs 15 to 25 times as much
-    (`benchmarks/vqc_starts.py --costs`). Tasks on one circuit run as one batch.
+    `inner_steps=0` is what Q-MAML does despite its name (arXiv 2501.05906, algorithm 1: the energy of the start
+    itself); inner steps with order "second" are FLIP (arXiv 2103.08572). Order "first" takes the gradients of the inner steps
+    for constants; "second" passes through them, by products of Hessians with vectors that cost four gradients each.
+    Tasks on one circuit run as one batch, in float64.
 
     Before the first step the descriptors of 64 tasks give the initialiser its scale of descriptors, if it has one that
     is not fitted. Killed training with a checkpoint goes on where it was when called again with the same arguments, to
@@ -162,11 +162,8 @@ def meta_train(
         optimizer.zero_grad()
         loss = 0.0
         for batch in group_by_circuit(family(generator) for _ in range(n_tasks)):
-            cost = _Cost(batch, normalise)
-            descend = _first_order if order == "first" else _second_order
-            loss += descend(initialiser, cost, weights, inner_lr, 1 / n_tasks)
-            history.n_gradients += len(batch) * len(weights)
-            history.n_hessian_products += len(batch) * inner_steps * (order == "second")
+            loss += _backward(initialiser, _Cost(batch, normalise), weights, inner_lr, order, 1 / n_tasks)
+            history.n_gradients += len(batch) * (inner_steps + 1 + 4 * inner_steps * (order == "second"))
         if lost := _lost(initialiser):
             raise ValueError(f"meta_train: no gradient reaches {', '.join(lost)}; freeze what is not to train")
         norm = float(torch.nn.utils.clip_grad_norm_(initialiser.parameters(), clip))
@@ -218,7 +215,7 @@ def _fit(scaling: TaskScaling, family: Family, generator: torch.Generator) -> No
 
 
 class _Cost:
-    """The gap of each problem of a batch at its angles, over |ground energy| where wanted."""
+    """The gap of each problem of a batch at its angles, over |ground energy| where wanted, and its derivatives."""
 
     def __init__(self, batch: EnergyBatch, normalise: bool) -> None:
         self.batch = batch
@@ -229,8 +226,23 @@ class _Cost:
                 f"{batch.name}: a ground energy of 0, by which nothing can be divided; pass normalise=False"
             )
 
-    def __call__(self, angles: Tensor) -> Tensor:
-        return (self.batch.energy(angles) - self.ground.to(angles)) / self.scale.to(angles)
+    def gradient(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Costs (..., B) and their gradients, at (..., B, n_angles) in float64."""
+        angles = angles.detach().requires_grad_()
+        costs = (self.batch.energy(angles) - self.ground.to(angles)) / self.scale.to(angles)
+        return costs.detach(), torch.autograd.grad(costs.sum(), angles)[0]
+
+    def hessian_times(self, angles: Tensor, vectors: Tensor) -> Tensor:
+        """Each Hessian times a vector, (B, n_angles), from the gradients at four points along it, all in one run.
+
+        An error of the fourth power of the step: 1e-9 of the result or less, where second derivatives by autograd take
+        ten times as long.
+        """
+        lengths = vectors.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+        shifts = torch.tensor([-2.0, -1.0, 1.0, 2.0]).to(angles)[:, None, None] * _STEP
+        factors = torch.tensor([1.0, -8.0, 8.0, -1.0]).to(angles)[:, None, None] / (12 * _STEP)
+        _, gradients = self.gradient(angles + shifts * (vectors / lengths))
+        return (factors * gradients).sum(0) * lengths
 
 
 def _start(initialiser: Initialiser, batch: EnergyBatch) -> Tensor:
@@ -238,41 +250,29 @@ def _start(initialiser: Initialiser, batch: EnergyBatch) -> Tensor:
     start = initialiser(batch.circuit, batch.tasks(parameter.dtype).to(parameter.device))
     if not start.requires_grad:
         raise ValueError(
-            f"{type(initialiser).__name__}: its angles do not depend on weights that train; unfreeze it, and let forward "
-            "detach nothing"
+            f"{type(initialiser).__name__}: its angles do not depend on weights that train; unfreeze it, and let "
+            "forward detach nothing"
         )
     return start
 
 
-def _first_order(
-    initialiser: Initialiser, cost: _Cost, weights: Sequence[float], inner_lr: float, factor: float
+def _backward(
+    initialiser: Initialiser, cost: _Cost, weights: Sequence[float], inner_lr: float, order: str, share: float
 ) -> float:
-    """Adds the gradient of the loss to the weights, angles along the way moving as the start does; the loss."""
+    """Adds the gradient of a share of the summed loss to the weights; that share."""
     start = _start(initialiser, cost.batch)
-    angles = start.detach().clone()
-    gradient, pull, loss = torch.zeros_like(angles), torch.zeros_like(angles), 0.0
+    angles, loss = start.detach().double(), 0.0
+    way: list[tuple[Tensor, Tensor]] = []
     for weight in weights:
-        angles = (angles - inner_lr * gradient).requires_grad_()
-        costs = cost(angles)
-        (gradient,) = torch.autograd.grad(costs.sum(), angles)
-        angles = angles.detach()
-        pull += weight * factor * gradient
-        loss += weight * factor * float(costs.detach().sum())
-    start.backward(pull)
-    return loss
-
-
-def _second_order(
-    initialiser: Initialiser, cost: _Cost, weights: Sequence[float], inner_lr: float, factor: float
-) -> float:
-    """As `_first_order`, with the derivatives of the inner gradients."""
-    angles = _start(initialiser, cost.batch)
-    loss = angles.new_zeros(())
-    for step, weight in enumerate(weights):
-        costs = cost(angles)
-        loss = loss + weight * factor * costs.sum()
-        if step + 1 < len(weights):
-            (gradient,) = torch.autograd.grad(costs.sum(), angles, create_graph=True)
-            angles = angles - inner_lr * gradient
-    loss.backward()
-    return float(loss.detach())
+        costs, gradient = cost.gradient(angles)
+        loss += weight * float(costs.sum())
+        way.append((angles, gradient))
+        angles = angles - inner_lr * gradient
+    # Back along the way: theta' = theta - lr grad(theta) passes a cotangent v on as v - lr Hessian v.
+    pull = weights[-1] * way[-1][1]
+    for weight, (angles, gradient) in zip(weights[-2::-1], way[-2::-1]):
+        if order == "second":
+            pull = pull - inner_lr * cost.hessian_times(angles, pull)
+        pull = pull + weight * gradient
+    start.backward((share * pull).to(start.dtype))
+    return share * loss

@@ -1,4 +1,4 @@
-"""Several energy problems on one circuit, evaluated in one run: what meta-training and comparisons of starts live on."""
+"""Several energy problems on one circuit, evaluated in one run: what meta-training and comparisons live on."""
 
 from __future__ import annotations
 
