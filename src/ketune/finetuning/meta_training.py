@@ -17,11 +17,11 @@ from ketune.adapters.calibration import collect_inputs
 from ketune.adapters.learned_starts import PLACE_LENGTH, circuits_of, places_of, pooled, tasks_for
 from ketune.adapters.qaa import QAAConfig
 from ketune.errors import TrainingError
-from ketune.finetuning.base import load_base
+from ketune.finetuning.base import load_base, prepare_tokenizer
 from ketune.finetuning.data import TaskData, load_task
 from ketune.finetuning.encoding import Encoded, Encoder, collate
 from ketune.finetuning.metrics import effective_max_length
-from ketune.vqc import FlipDecoder, Initialiser, Learner
+from ketune.vqc import FlipDecoder, Initialiser, InitialiserError, Learner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -132,6 +132,7 @@ def meta_train_starts(
     place = next(base.parameters()).device
     tasks = [_encoded(source, base, tokenizer) for source in data]
     pad = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+    trained, training = [p for p in base.parameters() if p.requires_grad], base.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         adapted = get_peft_model(base, replace(adapter, init_angles="zeros", task_type="CAUSAL_LM"))
@@ -146,6 +147,9 @@ def meta_train_starts(
             losses = _train(adapted, initialiser, tasks, told, settings, pad, place, on_step)
         finally:
             adapted.unload()
+            for parameter in trained:
+                parameter.requires_grad = True
+            base.train(training)
     return MetaResult(initialiser.eval(), losses)
 
 
@@ -154,10 +158,10 @@ def _loaded(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if isinstance(model, (str, Path)):
         base, found = load_base(model, "float32")
-        return base, tokenizer or found
+        return base, found if tokenizer is None else prepare_tokenizer(tokenizer)
     if tokenizer is None:
         raise TrainingError("meta_train_starts: a model in memory needs its tokenizer; pass tokenizer=...")
-    return model, tokenizer
+    return model, prepare_tokenizer(tokenizer)
 
 
 def _encoded(source: str | Path | TaskData, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
@@ -179,7 +183,14 @@ def _told(adapted: nn.Module, kind: str, support: Sequence[Sequence[Mapping[str,
     places = places_of(list(circuits))
     if kind == "flip":
         return [list(places)] * len(support)
-    layers = {name: adapted.get_submodule(name) for name in circuits}
+    layers: dict[str, Any] = {name: adapted.get_submodule(name) for name in circuits}
+    sizes = {(layers[name].in_features, features.circuit) for name, features in circuits.items()}
+    if len(sizes) > 1:
+        widths = ", ".join(map(str, sorted({width for width, _ in sizes})))
+        raise InitialiserError(
+            f"q_maml starts circuits of one size; this adapter has layers of input widths {widths}: name other "
+            "target_modules, or take 'flip'"
+        )
     seen = [[pooled(rows) for rows in collect_inputs(adapted, layers, batches).values()] for batches in support]
     return [[torch.cat([place.to(s), s]) for place, s in zip(places, states)] for states in seen]
 

@@ -87,7 +87,9 @@ def test_the_folder_holds_circuits_results_and_what_was_learned(tmp_path):
         assert file.about["reward"] == result.search.best.score.reward
         written = json.loads((tmp_path / "reinforce" / f"{result.task}.json").read_text())
         assert written["best"]["architecture"] == result.architecture.text
-        assert any(name.startswith("fisher/") for name in load_file(tmp_path / "reinforce" / f"{result.task}.safetensors"))
+        assert any(
+            name.startswith("fisher/") for name in load_file(tmp_path / "reinforce" / f"{result.task}.safetensors")
+        )
         scored = {path.stem for path in (tmp_path / "scores" / result.task).iterdir()}
         assert scored == {e.architecture.text for e in result.search.evaluations}
 
@@ -114,7 +116,9 @@ def test_the_policy_is_carried_from_task_to_task_only_where_the_name_says_so():
         found[name] = search.run()
         assert (getattr(search.strategy, "penalty") is not None) == (name == "reinforce")
     first, alone = found["reinforce"], found["reinforce-alone"]
-    assert [e.architecture for e in first[0].search.evaluations] == [e.architecture for e in alone[0].search.evaluations]
+    assert [e.architecture for e in first[0].search.evaluations] == [
+        e.architecture for e in alone[0].search.evaluations
+    ]
 
 
 def test_the_final_model_starts_from_another_seed_than_the_search(tmp_path):

@@ -56,16 +56,16 @@ def test_every_strategy_asks_as_often_as_it_may():
 
 
 def test_exhaustive_search_finds_the_best_and_nothing_beats_it():
-    reward = {a: float(torch.rand((), generator=torch.Generator().manual_seed(k))) for k, a in enumerate(SPACE.architectures)}
+    reward = {
+        a: float(torch.rand((), generator=torch.Generator().manual_seed(k))) for k, a in enumerate(SPACE.architectures)
+    }
     objective = lambda architecture: Score(reward[architecture])
     every = exhaustive_search(SPACE, objective)
     assert len(every.evaluations) == 336
     assert every.best.score.reward == max(reward.values())
     one = random_search(SPACE, objective, 30, seed=3)
     assert one.best.score.reward <= every.best.score.reward
-    assert one.best_rewards == tuple(
-        max(e.score.reward for e in one.evaluations[: k + 1]) for k in range(30)
-    )
+    assert one.best_rewards == tuple(max(e.score.reward for e in one.evaluations[: k + 1]) for k in range(30))
     assert random_search(SPACE, objective, 1000).n_distinct == 336
 
 
@@ -95,7 +95,10 @@ def test_the_policy_learns_a_planted_reward_far_better_than_chance(name):
     assert learned > 0.85
     late = [evaluation.score.reward for evaluation in result.evaluations[-80:]]
     assert sum(late) / 80 > 0.8
-    assert strategy.choices(context()).most_likely().entanglers == (name,) * strategy.choices(context()).most_likely().depth
+    assert (
+        strategy.choices(context()).most_likely().entanglers
+        == (name,) * strategy.choices(context()).most_likely().depth
+    )
 
 
 def test_an_objective_that_does_not_depend_on_the_circuit_teaches_nothing():
@@ -137,7 +140,9 @@ def test_the_sampled_fisher_information_approaches_the_exact_one():
     weights = named_subset(policy, ["depth_head.*", "layer_head.*"])
     exact = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for log_p in choices.log_probability(space.architectures):
-        for (name, _), gradient in zip(weights.items(), torch.autograd.grad(log_p, list(weights.values()), retain_graph=True)):
+        for (name, _), gradient in zip(
+            weights.items(), torch.autograd.grad(log_p, list(weights.values()), retain_graph=True)
+        ):
             exact[name] += float(log_p.detach().exp()) * gradient.square()
     policy.train()  # dropout must be off whatever the mode
     sampled = policy_fisher(policy, context(), 2000, seed=0)

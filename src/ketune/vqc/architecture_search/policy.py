@@ -87,9 +87,7 @@ class Choices:
     def most_likely(self) -> Architecture:
         """The architecture of highest probability."""
         best = self.layers.max(-1)
-        totals = torch.stack(
-            [self.depth[k] + best.values[:d].sum() for k, d in enumerate(self.space.depths)]
-        )
+        totals = torch.stack([self.depth[k] + best.values[:d].sum() for k, d in enumerate(self.space.depths)])
         depth = self.space.depths[int(totals.argmax())]
         return self.space.build([self.space.entanglers[int(e)] for e in best.indices[:depth]])
 

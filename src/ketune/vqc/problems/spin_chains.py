@@ -184,9 +184,7 @@ def transverse_ising_problem(
     hamiltonian = transverse_ising(n_wires, coupling, field, periodic)
     closed = periodic and n_wires > 2
     energy = ground_energy(hamiltonian) if closed else free_fermion_energy(n_wires, coupling, field)
-    return EnergyProblem(
-        f"transverse-ising-{n_wires}", circuit, hamiltonian, energy, (float(coupling), float(field))
-    )
+    return EnergyProblem(f"transverse-ising-{n_wires}", circuit, hamiltonian, energy, (float(coupling), float(field)))
 
 
 def free_fermion_energy(n_wires: int, coupling: float, field: float) -> float:
