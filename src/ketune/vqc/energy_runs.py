@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,15 @@ from ketune.vqc.learner import Learner
 from ketune.vqc.meta_training import meta_train
 from ketune.vqc.minimising import minimise
 from ketune.vqc.optimisers import make_optimiser
-from ketune.vqc.problems import FAMILIES, EnergyProblem, make_problem
+from ketune.vqc.problems.base import EnergyProblem, Family
+from ketune.vqc.problems.registry import FAMILIES, make_family, make_problem, options_of
 from ketune.vqc.starts import STARTS
 
 LEARNED = ("flip", "q_maml")
 """Starts that are meta-trained first, on the problem's family."""
+
+MOLECULES = ("h2", "lih")
+"""Problems whose family is that of bond lengths."""
 
 
 class RunError(KetuneError, ValueError):
@@ -87,11 +90,8 @@ class EnergyRuns:
             if start not in (*STARTS, *LEARNED) and not Path(start).suffix:
                 known = ", ".join([*STARTS, *LEARNED])
                 raise RunError(f"start {start!r}: choose of {known}, or name a file of a learned start")
-            if start in LEARNED and self.problem not in FAMILIES:
-                raise RunError(
-                    f"start {start!r}: {self.problem!r} is no family to meta-train on; families are "
-                    f"{', '.join(FAMILIES)}. Pass a file of a learned start instead"
-                )
+            if start in LEARNED:
+                self.family_name  # noqa: B018 - refuses problems that have none
 
     @property
     def noise(self) -> NoiseModel | None:
@@ -99,6 +99,28 @@ class EnergyRuns:
             return None
         channels = (Channel("depolarising", self.depolarising),) if self.depolarising else ()
         return NoiseModel(channels, channels, self.readout_error)
+
+    @property
+    def family_name(self) -> str:
+        """The family that learned starts are meta-trained on.
+
+        Raises:
+            RunError: when the problem belongs to none.
+        """
+        name = "molecule" if self.problem in MOLECULES else self.problem
+        if name not in FAMILIES:
+            known = ", ".join([*(family for family in FAMILIES if family != "molecule"), *MOLECULES])
+            raise RunError(
+                f"{self.problem!r} has no family to meta-train a start on (those that have are {known}); take a fixed "
+                "start, or pass a file of a learned one"
+            )
+        return name
+
+    def make_family(self) -> Family:
+        """That family, with those of the problem's options that it takes too."""
+        known = options_of(FAMILIES[self.family_name])
+        options = {name: value for name, value in self.options.items() if name in known}
+        return make_family(self.family_name, **options | ({"name": self.problem} if self.problem in MOLECULES else {}))
 
     def make_problem(self) -> EnergyProblem:
         """The problem.
@@ -202,80 +224,6 @@ def read_runs(folder: str | Path) -> tuple[EnergyRuns, list[RunResult]]:
     return runs, [read_result(path) for path in sorted((Path(folder) / "cells").glob("*.json"))]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """One start over its seeds.
-
-    Args:
-        start: its name.
-        n_runs: how many runs.
-        first_gap: mean gap at the start, as a share of |ground energy|.
-        last_gap: mean gap after the last step.
-        n_arrived: how many runs came within the target.
-        median_steps: median steps to the target, where more than half arrived.
-        meta_gradients: gradients that meta-training took.
-    """
-
-    start: str
-    n_runs: int
-    first_gap: float
-    last_gap: float
-    n_arrived: int
-    median_steps: float | None
-    meta_gradients: int
-
-
-def summarise(runs: EnergyRuns, results: Sequence[RunResult]) -> list[Summary]:
-    """A line for each start, in the order asked for."""
-    lines = []
-    for start in runs.starts:
-        own = [result for result in results if result.start == start]
-        if not own:
-            continue
-        steps = [result.steps_to(runs.target) for result in own]
-        arrived = sorted(step for step in steps if step is not None)
-        late = [float("inf")] * (len(own) - len(arrived))
-        median = statistics.median([*arrived, *late])
-        lines.append(
-            Summary(
-                start,
-                len(own),
-                statistics.fmean(result.gaps[0] for result in own),
-                statistics.fmean(result.gaps[-1] for result in own),
-                len(arrived),
-                None if median == float("inf") else median,
-                max(result.meta_gradients for result in own),
-            )
-        )
-    return lines
-
-
-def gradient_variance(runs: EnergyRuns, widths: Sequence[int], n_draws: int = 100) -> dict[str, list[float]]:
-    """How the gradient at the start falls with the number of wires, for the fixed starts among `runs.starts`.
-
-    Args:
-        runs: what is run; the problem has to have an option `n_wires`.
-        widths: numbers of wires.
-        n_draws: starts that are drawn for each.
-
-    Returns:
-        For each start the variance of the derivative to one angle, the mean over all angles, at each width; as a share
-        of the squared ground energy.
-    """
-    found: dict[str, list[float]] = {}
-    for n_wires in widths:
-        problem = make_problem(runs.problem, **{**runs.options, "n_wires": n_wires})
-        assert isinstance(problem, EnergyProblem)
-        for start in runs.starts:
-            if start not in STARTS:
-                continue
-            generator = torch.Generator().manual_seed(0)
-            drawn = torch.stack([STARTS[start](problem.circuit, generator) for _ in range(n_draws)]).requires_grad_()
-            slopes = torch.autograd.grad(problem.energy(drawn).sum(), drawn)[0] / abs(problem.ground_energy)
-            found.setdefault(start, []).append(slopes.var(0).mean().item())
-    return found
-
-
 def _claim(folder: Path, runs: EnergyRuns) -> None:
     """Notes the settings of a folder, or checks that they are those that stand: only starts and seeds may differ."""
     file = folder / "runs.json"
@@ -334,7 +282,7 @@ def _angles(
             learned = FlipDecoder(n_task) if start == "flip" else Learner(n_task, problem.circuit.n_angles)
             history = meta_train(
                 learned,
-                FAMILIES[runs.problem](**_family_options(runs)),
+                runs.make_family(),
                 runs.meta_steps,
                 inner_steps=2 if start == "flip" else 0,
                 generator=torch.Generator().manual_seed(seed),
@@ -346,14 +294,6 @@ def _angles(
     return _ask(load_initialiser(file), problem), json.loads(note.read_text("utf-8"))["n_gradients"]
 
 
-def _family_options(runs: EnergyRuns) -> dict[str, Any]:
-    """The problem's options that its family takes too: those of size, not those that the family draws."""
-    import inspect
-
-    known = inspect.signature(FAMILIES[runs.problem]).parameters
-    return {name: value for name, value in runs.options.items() if name in known}
-
-
 @torch.no_grad()
 def _ask(initialiser: Initialiser, problem: EnergyProblem) -> Tensor:
     return initialiser.eval()(problem.circuit, problem.task()).double()
@@ -361,11 +301,3 @@ def _ask(initialiser: Initialiser, problem: EnergyProblem) -> Tensor:
 
 def _plain(start: str) -> str:
     return Path(start).stem if Path(start).suffix else start
-
-
-def cells_left(runs: EnergyRuns, folder: str | Path) -> Iterator[tuple[str, int]]:
-    """Start and seed of the runs that do not stand yet."""
-    for start in runs.starts:
-        for seed in runs.seeds:
-            if not (Path(folder) / "cells" / f"{_plain(start)}-seed{seed}.json").is_file():
-                yield start, seed
