@@ -184,10 +184,24 @@ def _outer(cotangent: Tensor, state: Tensor, matrix: Tensor, first: int) -> Tens
     """The gradient of a block's matrix, in its shape."""
     left, right = _split(cotangent, matrix, first), _split(state, matrix, first)
     if matrix.ndim == 2:
-        left, right = left.flatten(0, 1)[None], right.flatten(0, 1)[None]
+        return _shared_outer(left.flatten(0, 1), right.flatten(0, 1))
     if left.shape[-1] == 1:
         return (left[..., 0].mT @ right[..., 0].conj()).view_as(matrix)
     if left.shape[1] > _FEW_PRODUCTS:
         left, right = left.transpose(1, 2).flatten(2), right.transpose(1, 2).flatten(2)
         return (left @ right.mH).view_as(matrix)
     return (left @ right.mH).sum(1).view_as(matrix)
+
+
+def _shared_outer(left: Tensor, right: Tensor) -> Tensor:
+    """The same where all states share the matrix, from (slices, K, rest): products of two matrices, whose second one is
+    conjugated inside the product. Batched products would copy it."""
+    if left.shape[-1] == 1:
+        return (right[..., 0].mH @ left[..., 0]).mT
+    if left.shape[0] > _FEW_PRODUCTS:
+        left, right = left.transpose(0, 1).flatten(1), right.transpose(0, 1).flatten(1)
+        return left @ right.mH
+    total = left.new_zeros(left.shape[1], left.shape[1])
+    for one, other in zip(left, right):
+        total = total.addmm_(one, other.mH)
+    return total
