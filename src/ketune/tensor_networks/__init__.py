@@ -2,7 +2,7 @@
 
 from ketune.tensor_networks.modes import balanced_modes
 from ketune.tensor_networks.tensor_train import contract_train, decompose_tensor
-from ketune.tensor_networks.train_matrix import TrainLinear, TrainMatrix, transpose_cores
+from ketune.tensor_networks.train_matrix import TrainLinear, TrainMatrix, contract_matrix, transpose_cores
 from ketune.tensor_networks.train_vector import TrainVector
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "TrainMatrix",
     "TrainVector",
     "balanced_modes",
+    "contract_matrix",
     "contract_train",
     "decompose_tensor",
     "transpose_cores",

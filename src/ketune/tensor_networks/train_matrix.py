@@ -151,11 +151,7 @@ class TrainMatrix:
 
     def dense(self, cores: Sequence[Tensor]) -> Tensor:
         """The matrix itself, (out_features, in_features)."""
-        n = len(self.in_modes)
-        whole = contract_train([core.reshape(core.shape[0], -1, core.shape[3]) for core in cores])
-        whole = whole.reshape([size for pair in zip(self.out_modes, self.in_modes) for size in pair])
-        whole = whole.permute(*range(0, 2 * n, 2), *range(1, 2 * n, 2))
-        return whole.reshape(math.prod(self.out_modes), -1)[: self.out_features, : self.in_features]
+        return contract_matrix(cores)[: self.out_features, : self.in_features]
 
     def decompose(self, matrix: Tensor) -> list[Tensor]:
         """Cores of this shape whose matrix is near `matrix` (out_features, in_features), by TT-SVD.
@@ -182,6 +178,15 @@ class TrainMatrix:
             filled[: core.shape[0], :, : core.shape[2]] = core
             cores.append(filled.reshape(left, out, size, right))
         return cores
+
+
+def contract_matrix(cores: Sequence[Tensor]) -> Tensor:
+    """The matrix of cores (R_k, o_k, i_k, R_{k+1}), with all its padding: (o_1 o_2 ..., i_1 i_2 ...)."""
+    n = len(cores)
+    whole = contract_train([core.reshape(core.shape[0], -1, core.shape[3]) for core in cores])
+    whole = whole.reshape([size for core in cores for size in core.shape[1:3]])
+    whole = whole.permute(*range(0, 2 * n, 2), *range(1, 2 * n, 2))
+    return whole.reshape(math.prod(core.shape[1] for core in cores), -1)
 
 
 def transpose_cores(cores: Sequence[Tensor]) -> list[Tensor]:
