@@ -9,6 +9,7 @@ from ketune.circuits.ansatz import (
     ENTANGLERS,
     crz_ring,
     crz_two_rings,
+    ring_rxryrz,
     rot_gates,
     rxryrz_ring,
     ry_ring,
@@ -23,7 +24,9 @@ from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transv
 from ketune.circuits.importing import from_openqasm3, from_pennylane, from_qiskit
 from ketune.circuits.layer import QuantumLayer
 from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, noisy_expectation, simulate_noisy
+from ketune.circuits.many_wires import read_pauli_z
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
+from ketune.circuits.pauli_frames import PauliFrames
 from ketune.circuits.qnode_layer import layer_from_qnode
 from ketune.circuits.sampling import Estimate, counts, estimate, misread, sample, to_bits
 from ketune.circuits.simulate import simulate
@@ -45,6 +48,7 @@ __all__ = [
     "Imported",
     "ImportingError",
     "NoiseModel",
+    "PauliFrames",
     "QuantumLayer",
     "calibrate",
     "check_readout",
@@ -71,7 +75,9 @@ __all__ = [
     "mutual_information",
     "noisy_expectation",
     "purity",
+    "read_pauli_z",
     "reduced_state",
+    "ring_rxryrz",
     "rot_gates",
     "run",
     "rxryrz_ring",
