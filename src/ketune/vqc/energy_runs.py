@@ -182,7 +182,7 @@ def run_energies(
     """
     folder = Path(folder)
     problem = runs.make_problem()
-    _claim(folder, runs)
+    claim(folder, runs, ("starts", "seeds"))
     results = []
     for start in runs.starts:
         for seed in runs.seeds:
@@ -224,21 +224,30 @@ def read_runs(folder: str | Path) -> tuple[EnergyRuns, list[RunResult]]:
     return runs, [read_result(path) for path in sorted((Path(folder) / "cells").glob("*.json"))]
 
 
-def _claim(folder: Path, runs: EnergyRuns) -> None:
-    """Notes the settings of a folder, or checks that they are those that stand: only starts and seeds may differ."""
+def claim(folder: Path, runs: Any, growing: tuple[str, ...]) -> None:
+    """Notes the settings of a folder, or checks that they are those that stand there.
+
+    Args:
+        folder: the folder.
+        runs: a dataclass of settings, which JSON can hold.
+        growing: fields to which later calls may add; `target` may always change.
+
+    Raises:
+        RunError: when the folder holds runs of other settings.
+    """
     file = folder / "runs.json"
     wanted = json.loads(json.dumps(asdict(runs)))
     if file.is_file():
         standing = json.loads(file.read_text("utf-8"))
-        changed = [
-            key for key in wanted if key not in ("starts", "seeds", "target") and standing.get(key) != wanted[key]
-        ]
+        free = (*growing, "target")
+        changed = [key for key in {**standing, **wanted} if key not in free and standing.get(key) != wanted.get(key)]
         if changed:
+            before, now = standing.get(changed[0]), wanted.get(changed[0])
             raise RunError(
-                f"{folder}: holds runs with {changed[0]}={standing.get(changed[0])!r}, not {wanted[changed[0]]!r}; "
-                "choose another output folder, or delete this one"
+                f"{folder}: holds runs with {changed[0]}={before!r}, not {now!r}; choose another output folder, or "
+                "delete this one"
             )
-        for key in ("starts", "seeds"):
+        for key in growing:
             wanted[key] = list(dict.fromkeys([*standing[key], *wanted[key]]))
     write_whole(file, json.dumps(wanted, indent=2) + "\n")
 
