@@ -19,6 +19,7 @@ from ketune.circuits import (
     noisy_expectation,
     noisy_run,
     noisy_trajectories,
+    pauli_noise,
     run,
     rxryrz_ring,
     ry_ring,
@@ -130,7 +131,7 @@ def test_values_and_gradients_are_those_of_density_matrices_within_the_error():
     theirs = density_words(circuit, angles, NOISE, words)
     each = noisy_trajectories(circuit, None, angles, NOISE, 4000, readout=words, generator=seeded())
     errors = each.detach().std(0) / 4000**0.5
-    assert bool((errors > 0.001).all())
+    assert bool((errors > 1e-4).all())
     assert bool(((each.mean(0) - theirs).detach().abs() < 4.5 * errors).all())
     (expected,) = torch.autograd.grad(theirs.sum(), angles)
     (actual,) = torch.autograd.grad(each.mean(0).sum(), angles)
@@ -195,27 +196,19 @@ def test_shots_scatter_about_the_means_and_carry_no_gradient(readout):
     assert 1e-4 < float((shots - exact).abs().max()) < scale * 6 / 3000**0.5
 
 
-def test_many_settings_and_many_wires_are_read_from_the_states():
-    generator = seeded(3)
-    letters = torch.randint(4, (150, 4), generator=generator).tolist()
-    words = ["".join("IXYZ"[letter] for letter in word) for word in letters]
-    hamiltonian = Hamiltonian(tuple(torch.randn(150, generator=generator).tolist()), tuple(words))
-    assert len(hamiltonian.groups()) > 48
-    circuit = rxryrz_ring(4)
+def test_many_settings_and_many_wires_are_read_from_the_states(monkeypatch):
+    circuit, hamiltonian = rxryrz_ring(4), heisenberg(4, (1.0, -0.4, 0.3)) + Hamiltonian((0.7, 0.2), ("XYZI", "IZIY"))
     angles = random_angles(circuit, 2)
-    many = noisy_run(circuit, None, angles, NOISE, 50, readout=hamiltonian, generator=seeded())
-    by_word = noisy_run(circuit, None, angles, NOISE, 50, readout=list(hamiltonian.words[:9]), generator=seeded())
-    parts = [
-        noisy_run(circuit, None, angles, NOISE, 50, readout=list(hamiltonian.words[k : k + 9]), generator=seeded())
-        for k in range(0, len(hamiltonian.words), 9)
-    ]
-    torch.testing.assert_close(parts[0], by_word)
-    energy = torch.cat(parts, -1) @ torch.tensor(hamiltonian.coefficients, dtype=torch.float64)
-    torch.testing.assert_close(many[..., 0], energy)
-    wide = ry_ring(15)
+    readouts = hamiltonian, [hamiltonian, heisenberg(4)], ["XYZI", "IZIY", "ZZII"]
+    by_run = [noisy_run(circuit, None, angles, NOISE, 20, readout=each, generator=seeded()) for each in readouts]
+    monkeypatch.setattr(pauli_noise, "_MAX_SETTINGS", 0)
+    for readout, expected in zip(readouts, by_run):
+        values = noisy_run(circuit, None, angles, NOISE, 20, readout=readout, generator=seeded())
+        torch.testing.assert_close(values, expected)
+    # Bits that are always flipped after RY(0), on more wires than `run` takes: CNOTs of |1...1> follow.
+    wide = Circuit(15, (*(Gate("RY", (wire,), wire) for wire in range(15)), Gate("CNOT", (0, 14))))
     values = noisy_run(wide, None, torch.zeros(15), NoiseModel((Channel("bit_flip", 1.0),)), 2)
-    expected = run(ry_ring(3), None, torch.full((3,), torch.pi)).round()[:2]
-    assert values[:2].round().tolist() == expected.tolist()
+    assert values.round().tolist() == [-1.0] * 14 + [1.0]
 
 
 def test_the_energy_of_a_noisy_circuit_is_the_same_either_way():

@@ -174,6 +174,8 @@ def _euler(matrix: Matrix) -> tuple[float, float, float]:
     """Angles c, b, a of RZ(a) RY(b) RZ(c), which is the matrix up to a phase."""
     (u00, u01), (u10, u11) = [[complex(entry) for entry in row] for row in matrix]
     b = 2 * math.atan2(abs(u10), abs(u00))
-    total = cmath.phase(u11 * u00.conjugate()) if abs(u00) > 1e-9 else 0.0
-    difference = cmath.phase(-u10 * u01.conjugate()) if abs(u10) > 1e-9 else 0.0
-    return (total - difference) / 2, b, (total + difference) / 2
+    if abs(u10) < 1e-9:
+        return 0.0, b, cmath.phase(u11 * u00.conjugate())
+    if abs(u00) < 1e-9:
+        return 0.0, b, cmath.phase(-u10 * u01.conjugate())
+    return cmath.phase(-u01 * u00.conjugate()), b, cmath.phase(u10 * u00.conjugate())

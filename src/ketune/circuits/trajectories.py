@@ -14,7 +14,7 @@ from torch import Tensor
 from ketune.circuits.circuit import Circuit, Gate
 from ketune.circuits.hamiltonian import Hamiltonian, probabilities
 from ketune.circuits.noise import AnyChannel, Channel, NoiseModel, channel_wires, draw_words
-from ketune.circuits.noisy_run import noisy_trajectories
+from ketune.circuits.pauli_noise import noisy_trajectories
 from ketune.circuits.sampling import Estimate
 from ketune.circuits.simulate import simulate
 
