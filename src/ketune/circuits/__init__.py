@@ -23,8 +23,8 @@ from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transv
 from ketune.circuits.importing import from_openqasm3, from_pennylane, from_qiskit
 from ketune.circuits.layer import QuantumLayer
 from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, PauliChannel
-from ketune.circuits.pauli_noise import noisy_run, noisy_trajectories
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
+from ketune.circuits.pauli_noise import noisy_run, noisy_trajectories
 from ketune.circuits.qnode_layer import layer_from_qnode
 from ketune.circuits.sampling import Estimate, counts, estimate, misread, sample, to_bits
 from ketune.circuits.simulate import simulate

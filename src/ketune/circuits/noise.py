@@ -1,6 +1,5 @@
 """Noise after gates and in the readout: which channels, how strong. What computes with it stands beside.
 
-`noisy_run` runs a circuit whose noise is a mixture of Paulis, `simulate_noisy` also one with amplitude damping.
 """
 
 import math
