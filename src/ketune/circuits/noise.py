@@ -1,5 +1,6 @@
 """Noise after gates and in the readout: which channels, how strong. What computes with it stands beside.
 
+`noisy_run` runs circuits whose noise is a mixture of Paulis, `simulate_noisy` also those with amplitude damping.
 """
 
 import math
