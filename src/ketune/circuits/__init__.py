@@ -23,15 +23,17 @@ from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
 from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transverse_ising
 from ketune.circuits.importing import from_openqasm3, from_pennylane, from_qiskit
 from ketune.circuits.layer import QuantumLayer
-from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, noisy_expectation, simulate_noisy
 from ketune.circuits.many_wires import read_pauli_z
+from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, PauliChannel
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
 from ketune.circuits.pauli_frames import PauliFrames
+from ketune.circuits.pauli_noise import noisy_run, noisy_trajectories
 from ketune.circuits.qnode_layer import layer_from_qnode
 from ketune.circuits.sampling import Estimate, counts, estimate, misread, sample, to_bits
 from ketune.circuits.simulate import simulate
 from ketune.circuits.states import entropy, fidelity, meyer_wallach, mutual_information, purity, reduced_state
 from ketune.circuits.statevector import MAX_WIRES, run
+from ketune.circuits.trajectories import noisy_expectation, simulate_noisy
 
 __all__ = [
     "ANSATZE",
@@ -48,6 +50,7 @@ __all__ = [
     "Imported",
     "ImportingError",
     "NoiseModel",
+    "PauliChannel",
     "PauliFrames",
     "QuantumLayer",
     "calibrate",
@@ -74,6 +77,8 @@ __all__ = [
     "misread",
     "mutual_information",
     "noisy_expectation",
+    "noisy_run",
+    "noisy_trajectories",
     "purity",
     "read_pauli_z",
     "reduced_state",

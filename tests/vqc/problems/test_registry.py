@@ -63,7 +63,7 @@ def test_mistakes_are_answered_with_what_was_meant():
         make_problem("xyz")
     with pytest.raises(KetuneError, match="'max-cut' has no option 'n_wire'; did you mean 'n_wires'"):
         make_problem("max-cut", n_wire=4)
-    with pytest.raises(KetuneError, match="'max-cut'.*graph='grid'"):
+    with pytest.raises(KetuneError, match=r"'max-cut'.*graph='grid'"):
         make_problem("max-cut", graph="grid")
     with pytest.raises(KetuneError, match="problem 'heisenberg': "):
         make_problem("heisenberg", n_wires="six")
