@@ -161,7 +161,7 @@ def ising(n_wires, n_layers):
 def test_a_decoder_starts_circuits_of_twice_the_size_it_was_trained_on_lower_than_any_fixed_start():
     torch.manual_seed(0)
     decoder = FlipDecoder(1, hidden=32)
-    family = mixture(*(pool(ising(*size), 16, seeded(1)) for size in ((3, 2), (4, 2))))
+    family = mixture(*(pool(ising(*size), 16, seeded(1)) for size in ((3, 2), (4, 2), (4, 3), (5, 4))))
     meta_train(decoder, family, 150, n_tasks=8, lr=0.01)
     larger = EnergyBatch([ising(8, 4)(seeded(100 + k)) for k in range(8)])
     with torch.no_grad():

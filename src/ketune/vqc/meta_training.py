@@ -89,9 +89,9 @@ def meta_train(
         sum over s of step_weights[s] * (energy after s inner steps - ground energy) / |ground energy|
 
     `inner_steps=0` is what Q-MAML does despite its name (arXiv 2501.05906, algorithm 1: the energy of the start
-    itself); inner steps with order "second" are FLIP (arXiv 2103.08572). Order "first" takes the gradients of the inner steps
-    for constants; "second" passes through them, by products of Hessians with vectors that cost four gradients each.
-    Tasks on one circuit run as one batch, in float64.
+    itself); inner steps with order "second" are FLIP (arXiv 2103.08572). Order "first" takes the gradients of the inner
+    steps for constants; "second" passes through them, by products of Hessians with vectors that cost four gradients
+    each. Tasks on one circuit run as one batch, in float64.
 
     Before the first step the descriptors of 64 tasks give the initialiser its scale of descriptors, if it has one that
     is not fitted. Killed training with a checkpoint goes on where it was when called again with the same arguments, to
