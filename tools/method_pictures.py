@@ -70,7 +70,7 @@ def qaa() -> Canvas:
     c = Canvas("QAA", r"$y = W_0\,x + s\,W_{\mathrm{up}}\,z(x)$", 290)
     c.frozen_lane()
     config, lane, pitch = ketune.QAAConfig(), 122.0, 25.0
-    circuit = config.circuit(16)
+    circuit = config.circuit_for(16)
     c.into(70, lane)
     c.box(87, lane, 34, 104, PLAIN)
     c.text(87, lane, "pad, normalise", rotation=90)
@@ -146,7 +146,7 @@ def quantum_peft() -> Canvas:
     c.out_of(400, lane)
     c.text(252, lane + 36, r"$K$ singular values $\lambda$")
     c.text(252, lane - 36, "0 at the start", color=SLATE)
-    circuit = config.circuit(16)
+    circuit = config.circuit_for(16)
     for x in (130.0, 374.0):
         c.panel(x, 90, 146, 94)
         c.circuit(circuit, x - 70, 90, 25, 22)

@@ -101,7 +101,7 @@ def test_the_analytic_factor_brings_the_readout_to_unit_scale(readout, ansatz, l
     """Over random directions of a random circuit; a complex circuit keeps a part of it."""
     x = torch.randn(4000, 64)
     words = z_words(6, 6) if readout == "pauli_z" else readout
-    features = CircuitFeatures(QAAConfig(ansatz=ansatz).circuit(64), words, 6, trainable=False)
+    features = CircuitFeatures(QAAConfig(ansatz=ansatz).circuit_for(64), words, 6, trainable=False)
     z = features(x) * unit_factor(readout, 6)
     assert low < z.std(0).mean().item() < high
 

@@ -210,9 +210,9 @@ def test_angles_are_spread_over_the_whole_circle():
 
 
 def test_the_circuit_is_there_to_be_drawn_with_its_uploads():
-    assert QTHAConfig(n_qlayers=2).circuit(160).count_gates() == {"RY": 24, "CRZ": 16}
+    assert QTHAConfig(n_qlayers=2).circuit_for(160).count_gates() == {"RY": 24, "CRZ": 16}
     with pytest.raises(ConfigError, match="has no circuit"):
-        QTHAConfig(architecture="AB").circuit(160)
+        QTHAConfig(architecture="AB").circuit_for(160)
 
 
 # ------------------------------------------------------------------------------------------------------------ update

@@ -29,7 +29,7 @@ def test_the_update_is_u_lambda_v_with_the_columns_of_two_circuits():
     config = QuantumPeftConfig(rank=3, n_layers=2, scale=0.5, seed=4)
     update = moved(config.make_update(16, 8))
     right, left = (
-        torch.stack([simulate(config.circuit(width), side.values()[0], basis) for basis in torch.eye(width)[:3]])
+        torch.stack([simulate(config.circuit_for(width), side.values()[0], basis) for basis in torch.eye(width)[:3]])
         for width, side in ((16, update.right), (8, update.left))
     )
     expected = torch.einsum("k,ko,ki->oi", 0.5 * update.singular[0], left, right)
@@ -196,7 +196,7 @@ def test_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         QuantumPeftConfig(**settings)
     with pytest.raises(ConfigError, match="no circuit"):
-        QuantumPeftConfig(form="cayley").circuit(8)
+        QuantumPeftConfig(form="cayley").circuit_for(8)
 
 
 def test_training_a_target_of_its_own_kind_succeeds():

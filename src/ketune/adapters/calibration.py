@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -43,12 +43,12 @@ def spread_readouts(
                 circuits[name] = features
     if not circuits:
         raise ValueError(f"spread_readouts(adapter_name={adapter_name!r}): the model has no QAA circuit of that name")
-    inputs = _collect_inputs(model, {name: model.get_submodule(name) for name in circuits}, batches)
+    inputs = collect_inputs(model, {name: model.get_submodule(name) for name in circuits}, batches)
     return {name: _spread(features, inputs[name]) for name, features in circuits.items()}
 
 
-def _collect_inputs(
-    model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[dict[str, torch.Tensor]]
+def collect_inputs(
+    model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Mapping[str, torch.Tensor]]
 ) -> dict[str, torch.Tensor]:
     """The inputs that each layer sees on the batches, at most MAX_ROWS rows each, evenly taken."""
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in layers}

@@ -38,8 +38,9 @@ class CombinedUpdate(Update):
 
     def attach(self, shared: nn.Module, place: Place) -> None:
         super().attach(shared, place)
-        for part, its in zip(self._updates(), cast(nn.ModuleList, shared)):
-            part.attach(its, place)
+        for number, part in enumerate(self._updates()):
+            if str(number) in cast(nn.ModuleDict, shared):
+                part.attach(cast(nn.ModuleDict, shared)[str(number)], place)
 
     def beside(self, x: torch.Tensor, output: torch.Tensor, layer: AdapterLayer) -> torch.Tensor:
         terms = [w * part.beside(x, output, layer) for w, part in zip(self.weights, self._updates())]
@@ -112,8 +113,8 @@ def counting_parts(count: Callable[..., int]) -> Callable[..., int]:
 
 def make_shared(config: AdapterConfig, places: Sequence[Place]) -> nn.Module | None:
     """The shared part of a config, combined or not."""
-    if not config.has_shared_part:
-        return None
-    if config.combined:
-        return nn.ModuleList(cast(nn.Module, make_shared(part, places)) for part in part_configs(config))
-    return config.make_shared(places)
+    if not config.combined:
+        return config.make_shared(places)
+    made = {str(number): make_shared(part, places) for number, part in enumerate(part_configs(config))}
+    parts = {number: part for number, part in made.items() if part is not None}
+    return nn.ModuleDict(parts) if parts else None

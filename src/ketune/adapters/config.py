@@ -63,9 +63,10 @@ class AdapterConfig(Checks, PeftConfig):
     """How many training rows `calibrate` wants to see, where `needs_calibration`."""
 
     has_shared_part: ClassVar[bool] = False
-    """Whether `make_shared` makes a part that all layers of an adapter share.
+    """Whether the tuner keeps what `make_shared` makes, a part that all layers of an adapter share.
 
     Such a method lives on a whole model only: PEFT refuses to inject it without a tuner (`inject_adapter_in_model`).
+    Without it the update of the first layer has to keep that part, see `Update.attach`.
     """
 
     start_fields: ClassVar[tuple[str, ...]] = ("init_weights",)
@@ -183,7 +184,8 @@ class AdapterConfig(Checks, PeftConfig):
     def make_shared(self, places: Sequence[Place]) -> nn.Module | None:
         """The part that all layers of the adapter share, or None; called once, when the layers are known.
 
-        It is saved with the adapter, and each update receives it through `Update.attach`.
+        Each update receives it through `Update.attach`. It is saved with the adapter: by the tuner for methods with
+        `has_shared_part`, else with the update that keeps it.
 
         Args:
             places: every layer of the adapter, in the model's order.

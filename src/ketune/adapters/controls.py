@@ -51,22 +51,32 @@ class GivensFeatures(nn.Module):
         n_readouts: number of values.
         n_angles: number of trainable angles.
         linear: keep length and sign, for readouts that are linear in the input.
+        trainable: whether the module has trainable angles of its own.
     """
 
     signs: torch.Tensor
 
-    def __init__(self, in_features: int, n_readouts: int, n_angles: int, linear: bool) -> None:
+    def __init__(self, in_features: int, n_readouts: int, n_angles: int, linear: bool, trainable: bool = True) -> None:
         super().__init__()
         self.n_readouts = n_readouts
         self.linear = linear
         self.size = max(2, n_readouts)
-        self.turns = StartedAngles(torch.empty(n_angles).uniform_(-torch.pi, torch.pi))
+        self.turns = StartedAngles(torch.empty(n_angles).uniform_(-torch.pi, torch.pi), trainable)
         self.register_buffer("signs", walsh_rows(self.size, in_features), persistent=False)
+
+    @property
+    def angles(self) -> torch.Tensor:
+        """The angles as they are now, (n_angles,), float32 or better."""
+        return self.turns()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., in_features) to (..., n_readouts), float32 or better."""
+        return self.read(x, self.angles)
+
+    def read(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+        """The same for other angles (n_angles,) than the module's own."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        rotation = givens_rotation(self.turns().to(x.dtype), self.size)[: self.n_readouts]
+        rotation = givens_rotation(angles.to(x.dtype), self.size)[: self.n_readouts]
         projected = x @ (rotation @ self.signs.to(x.dtype)).T
         if self.linear:
             return projected / self.signs.shape[1] ** 0.5

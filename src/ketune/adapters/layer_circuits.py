@@ -61,7 +61,7 @@ def circuits_by_layer(config: PeftConfig, shapes: Sequence[tuple[int, int]]) -> 
     together: Any = getattr(config, "circuits", None)
     if together is not None:
         return together(shapes)
-    make: Any = getattr(config, "circuit", None)
+    make: Any = getattr(config, "circuit_for", None)
     return None if make is None else [make(width) for width, _ in shapes]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,16 @@ from ketune.adapters.calibration import spread_readouts
 from ketune.adapters.circuit_features import CircuitFeatures, n_wires_for, unit_factor, z_words
 from ketune.adapters.config import AdapterConfig, ConfigError
 from ketune.adapters.controls import CONTROLS, GivensFeatures
-from ketune.adapters.update import Update, lifted
+from ketune.adapters.learned_starts import start_angles
+from ketune.adapters.train_angles import TrainAngles, train_count
+from ketune.adapters.update import Place, Update, lifted
 from ketune.circuits import ANSATZE, ENTANGLERS, Circuit
+from ketune.vqc import load_initialiser
+from ketune.vqc.architecture import Architecture, ArchitectureError
+from ketune.vqc.circuit_file import CircuitFile, load_circuit_file
+
+LEARNED = ".safetensors"
+"""How the name of a file of a learned start ends."""
 
 READOUTS = ("pauli_z", "probabilities", "amplitudes")
 PRESETS: dict[str, dict[str, Any]] = {
@@ -46,6 +55,13 @@ class QAAConfig(AdapterConfig):
     size_field: ClassVar[str] = "n_readouts"
     start_fields: ClassVar[tuple[str, ...]] = (*AdapterConfig.start_fields, "init_angles")
 
+    circuit: str | None = field(
+        default=None,
+        metadata={
+            "help": "In place of ansatz, n_layers and entangler: a circuit file of `ketune search` or an OpenQASM 3 "
+            "program, its path or its content (which is what is saved), or an architecture such as 'ring-linear'."
+        },
+    )
     ansatz: str = field(default="ryrz_ring_ry", metadata={"help": f"Circuit family: {', '.join(ANSATZE)}."})
     n_layers: int = field(default=1, metadata={"help": "Number of layers of the circuit."})
     entangler: str = field(
@@ -79,10 +95,19 @@ class QAAConfig(AdapterConfig):
     control: str = field(
         default="trained", metadata={"help": "'trained', or a control: 'frozen', 'classical', 'none'."}
     )
+    angles: str = field(
+        default="free",
+        metadata={
+            "help": "'free': each layer trains its own angles; 'tensor_train': one tensor train of rank train_rank "
+            "emits the angles of all layers, as changes of their starts (TensorHyper-VQC)."
+        },
+    )
+    train_rank: int = field(default=2, metadata={"help": "Largest rank of that tensor train."})
     init_angles: str = field(
         default="uniform",
         metadata={
-            "help": "'uniform' (in (-pi, pi)), 'zeros', or 'data': chosen on a few batches so that the readout spreads."
+            "help": "'uniform' (in (-pi, pi)), 'zeros', 'data' (chosen on a few batches so that the readout spreads), "
+            "or the file of a learned start (FLIP, Q-MAML), *.safetensors."
         },
     )
 
@@ -107,7 +132,15 @@ class QAAConfig(AdapterConfig):
         self._require("n_readouts", self.n_readouts is None or self.n_readouts >= 1, "must be at least 1")
         self._choose("readout_scale", ("raw", "analytic", "layer_norm"))
         self._choose("control", CONTROLS)
-        self._choose("init_angles", ("uniform", "zeros", "data"))
+        if not str(self.init_angles).endswith(LEARNED):
+            self._choose("init_angles", ("uniform", "zeros", "data"))
+        self._choose("angles", ("free", "tensor_train"))
+        self._require("train_rank", self.train_rank >= 1, "must be at least 1")
+        if self.angles == "tensor_train":
+            advice = f"control={self.control!r} trains no angles that a tensor train could emit; take 'free'"
+            self._require("angles", self.control in ("trained", "classical"), advice)
+        if self.circuit is not None:
+            self.circuit = _circuit_text(self.circuit)
         self._require("scale", self.scale != 0, "must not be zero")
         if self.readout == "amplitudes":
             advice = "must be off with readout='amplitudes', which is linear in x so that it can be merged"
@@ -122,8 +155,14 @@ class QAAConfig(AdapterConfig):
             raise ConfigError(f"QAAConfig.preset({name!r}): choose one of {', '.join(map(repr, PRESETS))}")
         return cls(**{**PRESETS[name], **overrides})
 
-    def circuit(self, in_features: int) -> Circuit:
-        """The circuit for a layer of this input width."""
+    def circuit_for(self, in_features: int) -> Circuit:
+        """The circuit for a layer of this input width.
+
+        Raises:
+            CircuitFileError: when the field `circuit` has no circuit of this width.
+        """
+        if self.circuit is not None:
+            return _circuit_file(self.circuit).circuit_for(n_wires_for(in_features))
         return ANSATZE[self.ansatz](n_wires_for(in_features), self.n_layers, self.entangler)
 
     def readout_width(self, in_features: int) -> int:
@@ -152,18 +191,55 @@ class QAAConfig(AdapterConfig):
         return [word.ljust(n_wires, "I") for word in self.readout]
 
     def parameter_count(self, in_features: int, out_features: int) -> int:
-        """k out (+ out with `up_bias`) + the circuit's angles when they (or their classical stand-in) train."""
-        angles = self.circuit(in_features).n_angles if self.control in ("trained", "classical") else 0
-        return (self.readout_width(in_features) + self.up_bias) * out_features + angles
+        """k out (+ out with `up_bias`) + the circuit's angles when they (or their classical stand-in) train.
+
+        With `angles="tensor_train"` the entries of a train for this one layer; `model_parameter_count` for several.
+        """
+        return self.model_parameter_count([(in_features, out_features)])
+
+    def model_parameter_count(self, shapes: Sequence[tuple[int, int]]) -> int:
+        maps = sum((self.readout_width(n_in) + self.up_bias) * n_out for n_in, n_out in shapes)
+        if self.control not in ("trained", "classical"):
+            return maps
+        angles = sum(self.circuit_for(n_in).n_angles for n_in, _ in shapes)
+        return maps + (angles if self.angles == "free" else train_count(angles, self.train_rank))
+
+    def make_shared(self, places: Sequence[Place]) -> TrainAngles | None:
+        if self.angles == "free":
+            return None
+        angles = [self.circuit_for(place.in_features).n_angles for place in places]
+        return TrainAngles(angles, self.train_rank, moved=not self.init_weights)
 
     @property
     def needs_calibration(self) -> bool:
-        return self.init_angles == "data" and self.control in ("trained", "frozen")
+        learned = self.init_angles == "data" or self.init_angles.endswith(LEARNED)
+        return learned and self.control in ("trained", "frozen") and not self.combined
 
     def calibrate(self, model: nn.Module, batches: Iterable[dict[str, torch.Tensor]], adapter_name: str) -> None:
-        """Choose each circuit's angles so that its readout spreads over the activations that `batches` cause."""
-        if self.needs_calibration:
+        """Choose each circuit's angles on the activations that `batches` cause: so that its readout spreads, or as a
+        learned start says."""
+        if not self.needs_calibration:
+            return
+        if self.init_angles == "data":
             spread_readouts(model, batches, adapter_name)
+        else:
+            start_angles(model, load_initialiser(self.init_angles), batches, adapter_name)
+
+
+@lru_cache(maxsize=64)
+def _circuit_file(text: str) -> CircuitFile:
+    return CircuitFile.from_text(text)
+
+
+def _circuit_text(given: str) -> str:
+    """The content of a circuit file, given by its path, as it is, or as an architecture's name; checked."""
+    if given.lstrip().startswith(("{", "[", "//", "OPENQASM")) or "\n" in given:
+        return _circuit_file(given).text
+    try:
+        architecture = Architecture.from_text(given)
+    except ArchitectureError:
+        return load_circuit_file(given).text
+    return CircuitFile(architecture.circuit(1), architecture).text
 
 
 class QAAUpdate(Update):
@@ -175,18 +251,22 @@ class QAAUpdate(Update):
         linear = config.readout == "amplitudes"
         if config.readout_scale == "layer_norm" and width < 2:
             raise ConfigError("QAAConfig(readout_scale='layer_norm'): needs at least two readouts, this layer has one")
-        circuit = config.circuit(in_features)
+        circuit = config.circuit_for(in_features)
+        free = config.angles == "free"
         if config.control == "classical":
-            self.features: nn.Module = GivensFeatures(in_features, width, circuit.n_angles, linear)
+            self.features: GivensFeatures | CircuitFeatures = GivensFeatures(
+                in_features, width, circuit.n_angles, linear, trainable=free
+            )
         else:
             words = not isinstance(config.readout, str) or config.readout == "pauli_z"
             self.features = CircuitFeatures(
                 Circuit(circuit.n_wires, ()) if config.control == "none" else circuit,
                 config.pauli_words(in_features) if words else str(config.readout),
                 width,
-                trainable=config.control == "trained",
+                trainable=config.control == "trained" and free,
                 zeros=config.init_angles == "zeros",
             )
+        self.place = 0
         self.up = nn.Parameter(torch.zeros(out_features, width))
         self.up_bias = nn.Parameter(torch.zeros(out_features)) if config.up_bias else None
         self.readout_scale = config.readout_scale
@@ -201,8 +281,20 @@ class QAAUpdate(Update):
                 "readout='amplitudes' to get an adapter that merges, or keep the adapter beside the base model"
             )
 
+    def attach(self, shared: nn.Module, place: Place) -> None:
+        super().attach(shared, place)
+        self.place = place.index
+        if place.index == 0:
+            self.train_angles = shared  # kept, and saved, by the first layer
+
+    @property
+    def angles(self) -> torch.Tensor:
+        """The circuit's angles (n_angles,) as they are now, in float32 or better."""
+        angles = self.features.angles
+        return angles + self.shared(self.place).to(angles) if self._attached else angles
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        z = self.features(x)
+        z = self.features.read(x, self.angles)
         if self.readout_scale == "layer_norm":
             z = F.layer_norm(z, z.shape[-1:])
         if self.norm_restore:
@@ -219,7 +311,7 @@ class QAAUpdate(Update):
 
     def low_rank_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         up = lifted(self.up)
-        z = self.features(torch.eye(self.in_features, dtype=up.dtype, device=up.device))
+        z = self.features.read(torch.eye(self.in_features, dtype=up.dtype, device=up.device), self.angles)
         return up * self.factor, z.T.to(up.dtype)
 
 

@@ -120,7 +120,7 @@ class QTHAConfig(AdapterConfig):
         mix = "B" in self.architecture or self.control == "none"
         return Parts("A" in self.architecture, self.architecture != "A", mix, branch)
 
-    def circuit(self, in_features: int = 0) -> Circuit:
+    def circuit_for(self, in_features: int = 0) -> Circuit:
         """The circuit with its uploads, the same for layers of any width.
 
         Raises:

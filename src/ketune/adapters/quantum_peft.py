@@ -66,7 +66,7 @@ class QuantumPeftConfig(AdapterConfig):
         if self.form == "cayley" and self.control not in ("trained", "frozen"):
             self._refuse("control", self.control, "form='cayley' has no circuit to replace; 'trained' or 'frozen'")
 
-    def circuit(self, in_features: int) -> Circuit:
+    def circuit_for(self, in_features: int) -> Circuit:
         """The circuit of a side of this width, before the planes beyond the width are left out.
 
         Raises:

@@ -82,7 +82,9 @@ class Method:
         config: Any = None if self.configure is None else self.configure(1)
         if hasattr(config, "circuits"):
             return config.circuits([(REFERENCE_WIDTH, REFERENCE_WIDTH)]) is not None
-        return hasattr(config, "circuit") or hasattr(config, "circuit_of")  # the latter: a generator's, beside no layer
+        return hasattr(config, "circuit_for") or hasattr(
+            config, "circuit_of"
+        )  # the latter: a generator's, beside no layer
 
     def config(self, size: int | None = None) -> PeftConfig | None:
         """The config at a size (the default one for None); None for full fine-tuning."""

@@ -139,7 +139,8 @@ class AdapterTuner(BaseTuner):
             weight = layers[0].stored_tensor()
             if weight.device.type != "meta" and not any(p.device.type == "meta" for p in shared.parameters()):
                 shared.to(weight.device, weight.dtype if weight.is_floating_point() else None)
-        self.shared_parts()[adapter_name] = shared
+        if self.tuner_layer_cls.has_shared_part:
+            self.shared_parts()[adapter_name] = shared
         for layer, places in zip(layers, of_layers):
             layer.update_of(adapter_name).attach(shared, places[0])
         shared.requires_grad_(adapter_name in self.active_adapters and not config.inference_mode)
@@ -248,7 +249,7 @@ class AdapterTuner(BaseTuner):
             copy_parts(layer.update_of(adapter_name), [layer.update_of(name) for name in adapters])
         if self.tuner_layer_cls.has_shared_part:
             parts = self.shared_parts()
-            for part, name in zip(cast(nn.ModuleList, parts[adapter_name]), adapters):
+            for part, name in zip(cast(nn.ModuleDict, parts[adapter_name]).values(), adapters):
                 part.load_state_dict(parts[name].state_dict())
 
     # ---------------------------------------------------------------------------------------------------- saving

@@ -113,7 +113,8 @@ def training_to_peft(training: Mapping[str, Any], experiment: Experiment, model:
     if training.get("dtype") in ("float32", "float16", "bfloat16"):
         found["dtype"] = training["dtype"]
     decay = training.get("weight_decay") if experiment.weight_decay is None else experiment.weight_decay
-    found["optimizer_type"] = "AdamW"
+    named = training.get("optimizer", "adamw_torch")
+    found["optimizer_type"] = "AdamW" if "adamw" in named else named
     found["optimizer_kwargs"] = {"lr": experiment.learning_rate}
     if decay is not None:
         found["optimizer_kwargs"]["weight_decay"] = decay

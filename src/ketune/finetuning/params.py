@@ -24,6 +24,7 @@ OPTIMIZERS = (
     "rmsprop",
     "paged_adamw_8bit",
     "adamw_8bit",
+    "superpositional",
 )
 
 
@@ -53,7 +54,16 @@ class TrainingParams:
         default=1e-3, metadata={"help": "Highest learning rate; full fine-tuning wants about a tenth of an adapter's."}
     )
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled weight decay of AdamW."})
-    optimizer: str = field(default="adamw_torch", metadata={"help": "Optimiser by its name in transformers."})
+    optimizer: str = field(
+        default="adamw_torch", metadata={"help": "Optimiser by its name in transformers, or 'superpositional'."}
+    )
+    optimizer_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Further arguments of the superpositional optimiser, such as strength, scope, n_qubits and "
+            "perturbation (a control: 'random_sign', 'gaussian')."
+        },
+    )
     lr_scheduler: str = field(default="linear", metadata={"help": "Course of the learning rate after the warm-up."})
     warmup_ratio: float = field(
         default=0.05, metadata={"help": "Share of the steps in which the learning rate rises from 0."}
@@ -120,6 +130,10 @@ class TrainingParams:
         )
         self._choose("lr_scheduler", SCHEDULES)
         self._choose("optimizer", OPTIMIZERS)
+        allowed = ("strength", "n_qubits", "scope", "perturbation", "betas", "eps")
+        fits = not self.optimizer_options or self.optimizer == "superpositional"
+        fits &= isinstance(self.optimizer_options, dict) and set(self.optimizer_options) <= set(allowed)
+        self._require("optimizer_options", fits, f"for optimizer='superpositional' only: {', '.join(allowed)}")
 
     def replace(self, **changes: Any) -> TrainingParams:
         """Returns a copy with some settings changed; unknown names are refused as in `from_dict`."""

@@ -23,6 +23,7 @@ from ketune.finetuning.encoding import IGNORED, Encoded
 from ketune.finetuning.metrics import completion_nats, score_sequences
 from ketune.finetuning.params import TrainingParams
 from ketune.finetuning.zeroth_order import ZerothOrderSteps
+from ketune.optim import SuperpositionalAdamW
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -142,7 +143,7 @@ def make_trainer(
         gradient_accumulation_steps=params.gradient_accumulation,
         learning_rate=params.learning_rate,
         weight_decay=params.weight_decay,
-        optim=params.optimizer,
+        optim="adamw_torch" if params.optimizer == "superpositional" else params.optimizer,
         lr_scheduler_type=params.lr_scheduler,
         warmup_steps=round(params.warmup_ratio * params.max_steps),
         max_grad_norm=params.grad_norm_clip,
@@ -181,6 +182,7 @@ def make_trainer(
             eval_dataset=rows.select(range(1)),  # only its presence counts; `evaluate` scores `validation`
             processing_class=tokenizer,
             callbacks=list(callbacks),
+            optimizer_cls_and_kwargs=_own_optimizer(params, seed),
         )
     except ValueError as error:  # TRL refuses what it cannot train, e.g. an adapter on the output head
         raise TrainingError(" ".join(str(error).split())) from error
@@ -188,6 +190,15 @@ def make_trainer(
         parameter.data = start  # TRL casts adapters beside bitsandbytes' layers to bfloat16, where small steps are lost
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _own_optimizer(params: TrainingParams, seed: int) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+    """An optimiser that transformers does not know, with its arguments."""
+    if params.optimizer != "superpositional":
+        return None
+    # The rate decays per group in the Trainer's hands; the decay it gives to each group itself.
+    options = {"lr": params.learning_rate, "weight_decay": params.weight_decay, "seed": seed}
+    return SuperpositionalAdamW, options | params.optimizer_options
 
 
 def _check_loggers(report_to: str | list[str]) -> None:
