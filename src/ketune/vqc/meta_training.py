@@ -12,12 +12,9 @@ from torch import Tensor
 
 from ketune.vqc.initialiser import Initialiser
 from ketune.vqc.meta_checkpoint import read_checkpoint, write_checkpoint
-from ketune.vqc.problems.base import EnergyProblem
+from ketune.vqc.problems.base import EnergyProblem, Family
 from ketune.vqc.problems.batches import EnergyBatch, group_by_circuit
 from ketune.vqc.task_scaling import TaskScaling
-
-Family = Callable[[torch.Generator], EnergyProblem]
-"""Draws a problem; all of one family have descriptors of the same length."""
 
 ORDERS = ("first", "second")
 """Gradients through the inner steps: not (the gradients of inner steps count as constants), or in full."""
@@ -62,6 +59,7 @@ def mixture(*families: Family) -> Family:
     return lambda generator: families[int(torch.randint(len(families), (), generator=generator))](generator)
 
 
+@torch.enable_grad()
 def meta_train(
     initialiser: Initialiser,
     family: Family,
