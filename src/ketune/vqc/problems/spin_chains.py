@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 
@@ -26,7 +27,7 @@ def brick_bonds(wires: Sequence[int]) -> list[tuple[int, int]]:
         >>> brick_bonds(range(4))
         [(0, 1), (2, 3), (1, 2)]
     """
-    chain = list(zip(wires, wires[1:]))
+    chain = list(pairwise(wires))
     return chain[0::2] + chain[1::2]
 
 
@@ -156,7 +157,7 @@ def transverse_ising_problem(
         coupling: J; ferromagnetic when positive.
         field: h.
         n_layers: layers of the circuit. "hamiltonian" reaches the ground state exactly with half as many layers as
-            spins on a ring, and with as many as spins on a chain.
+            spins on a ring; on a chain, as many layers as spins come within about 1e-4 of it.
         ansatz: "hamiltonian" (`ising_circuit`, two angles a layer) or "hardware_efficient" (RX, RY, RZ on every wire
             and a chain of CNOTs).
         periodic: closes the chain to a ring (from 3 wires).
@@ -184,9 +185,7 @@ def transverse_ising_problem(
     hamiltonian = transverse_ising(n_wires, coupling, field, periodic)
     closed = periodic and n_wires > 2
     energy = ground_energy(hamiltonian) if closed else free_fermion_energy(n_wires, coupling, field)
-    return EnergyProblem(
-        f"transverse-ising-{n_wires}", circuit, hamiltonian, energy, (float(coupling), float(field))
-    )
+    return EnergyProblem(f"transverse-ising-{n_wires}", circuit, hamiltonian, energy, (float(coupling), float(field)))
 
 
 def free_fermion_energy(n_wires: int, coupling: float, field: float) -> float:
