@@ -90,8 +90,8 @@ def spin_chain(n_wires: int, n_layers: int, n: int = 16) -> tuple[list[EnergyPro
 def heisenberg() -> Setting:
     validation, test = spin_chain(6, 3)
     learn = (without(heisenberg_family(6, 3), 1024, validation + test),)
-    steps = {"q_maml": 1500, "flip": 1500}
-    return Setting("Heisenberg XYZ, 6 wires, 3 layers", learn, validation, test, (0.05, 0.01), False, steps, 400)
+    steps = {"q_maml": 1000, "flip": 1000}
+    return Setting("Heisenberg XYZ, 6 wires, 3 layers", learn, validation, test, (0.05, 0.01), False, steps, 250)
 
 
 def h2() -> Setting:
@@ -101,9 +101,9 @@ def h2() -> Setting:
         [molecule_problem("h2", length, n_layers=7) for length in some]
         for some in ([length for length in lengths if length not in chosen_on], chosen_on, held_out)
     )
-    steps = {"q_maml": 1500, "flip": 1500}
+    steps = {"q_maml": 1000, "flip": 1000}
     title = f"H2, 4 wires, 7 layers, {len(molecule('h2').lengths)} bond lengths"
-    return Setting(title, (one_of(learn),), validation, test, (1.6e-2, 1.6e-3), True, steps, 400)
+    return Setting(title, (one_of(learn),), validation, test, (1.6e-2, 1.6e-3), True, steps, 250)
 
 
 def heisenberg_larger() -> Setting:
@@ -111,7 +111,7 @@ def heisenberg_larger() -> Setting:
     sizes = ((3, 2), (3, 3), (4, 2), (4, 3))
     learn = tuple(without(heisenberg_family(*size), 256, []) for size in sizes)
     title = "Heisenberg XYZ, 8 wires, 4 layers; FLIP trained on 3 and 4 wires, 2 and 3 layers"
-    return Setting(title, learn, validation, test, (0.1, 0.05), False, {"flip": 1500}, 200, (0.03, 0.1, 0.3))
+    return Setting(title, learn, validation, test, (0.1, 0.05), False, {"flip": 500}, 200, (0.03, 0.1, 0.3))
 
 
 def hubbard_larger() -> Setting:
@@ -119,7 +119,7 @@ def hubbard_larger() -> Setting:
     validation, test = draw(family, 10_000, 8), draw(family, 20_000, 8)
     learn = tuple(without(hubbard_family(*size), 64, []) for size in ((2, 0.0, 8.0, 2), (2, 0.0, 8.0, 3)))
     title = "Fermi-Hubbard, 4 sites (8 wires), 4 layers; FLIP trained on 2 sites (4 wires), 2 and 3 layers"
-    return Setting(title, learn, validation, test, (0.1, 0.05), False, {"flip": 1000}, 200, (0.03, 0.1, 0.3))
+    return Setting(title, learn, validation, test, (0.1, 0.05), False, {"flip": 500}, 200, (0.03, 0.1, 0.3))
 
 
 def max_cut_larger() -> Setting:
@@ -127,7 +127,7 @@ def max_cut_larger() -> Setting:
     validation, test = draw(family, 10_000, 6), draw(family, 20_000, 8)
     learn = tuple(without(max_cut_family(n, n_layers=p), 24, []) for n, p in ((5, 2), (6, 3), (6, 4)))
     title = "Max-Cut by QAOA, 12 vertices, 4 layers; FLIP trained on 5 and 6 vertices, 2 to 4 layers"
-    return Setting(title, learn, validation, test, (0.15, 0.1), False, {"flip": 200}, 100, (0.03, 0.1, 0.3))
+    return Setting(title, learn, validation, test, (0.15, 0.1), False, {"flip": 150}, 100, (0.03, 0.1, 0.3))
 
 
 SETTINGS: dict[str, Callable[[], Setting]] = {
@@ -227,7 +227,7 @@ def descend(out: Path, name: str, setting: Setting, start: str, seeds: int) -> N
     if path.exists():
         return
     validation, test = group_by_circuit(setting.validation), group_by_circuit(setting.test)
-    angles = starts(out, name, setting, start, seeds, validation, 500_000)
+    angles = starts(out, name, setting, start, min(2, seeds), validation, 500_000)
     tried = {}
     for rate in setting.rates:
         gap, _ = gaps(setting, validation, angles, rate, setting.n_iterations)
@@ -303,7 +303,7 @@ def slopes(out: Path, n_wires: int, start: str, seeds: int, n_steps: int) -> Non
     path = out / "slopes" / f"{start}-{n_wires}.json"
     if path.exists() or (start == "q_maml" and n_wires > 8):
         return
-    couplings = [problem.descriptor for problem in draw(heisenberg_family(2, 1), 30_000, 6)]
+    couplings = [problem.descriptor for problem in draw(heisenberg_family(2, 1), 30_000, 4)]
     chains = EnergyBatch([heisenberg_problem(n_wires, (x, y, z), n_wires) for x, y, z in couplings])
     if start in STARTS:
         drawn = [STARTS[start](chains.circuit, seeded(k)) for k in range(seeds * len(chains))]
@@ -338,20 +338,23 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    out, seeds = options.out, options.seeds
-    for name in options.settings:
-        setting = quick(SETTINGS[name]()) if options.quick else SETTINGS[name]()
+    """All cells: the comparisons first, then what explains them."""
+    out, seeds, few = options.out, options.seeds, options.quick
+    settings = {name: quick(SETTINGS[name]()) if few else SETTINGS[name]() for name in options.settings}
+    for name, setting in settings.items():
         for start in (*STARTS, *setting.learners):
             descend(out, name, setting, start, seeds)
-            if name in ("heisenberg", "h2"):
-                slow(out, name, setting, start, min(2, seeds), 20 if options.quick else 2000)
-        if name == "heisenberg":
-            for title in MODES:
-                for seed in range(min(3, seeds)):
-                    mode(out, setting, title, seed, 20 if options.quick else 500)
-    for n_wires in (4, 6) if options.quick else (4, 6, 8, 10, 12):
+    if "heisenberg" in settings:
+        for title in MODES:
+            for seed in range(min(3, seeds)):
+                mode(out, settings["heisenberg"], title, seed, 20 if few else 300)
+    for n_wires in (4, 6) if few else (4, 6, 8, 10, 12):
         for start in (*STARTS, "q_maml", "flip"):
-            slopes(out, n_wires, start, min(3, seeds), 20 if options.quick else 400)
+            slopes(out, n_wires, start, min(2, seeds), 20 if few else 200)
+    for name in ("heisenberg", "h2"):
+        for start in (*STARTS, "q_maml", "flip"):
+            if name in settings:
+                slow(out, name, settings[name], start, 1, 20 if few else 2000)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def modes_table(out: Path) -> list[str]:
         cells.setdefault(path.stem.rsplit("-", 1)[0], []).append(json.loads(path.read_text()))
     if not cells:
         return []
-    lines = ["**What the Learner is trained on (Heisenberg, 500 steps of 16 tasks, then Adam at 0.03)**", ""]
+    lines = ["**What the Learner is trained on (Heisenberg, 300 steps of 16 tasks, then Adam at 0.03)**", ""]
     lines += ["| Meta-loss | energies with gradients | seconds | gap at start | after 20 | iterations to 1.0% |"]
     lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
     for title, its in cells.items():
