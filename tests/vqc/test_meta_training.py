@@ -262,6 +262,11 @@ def test_impossible_settings_are_refused():
         meta_train(learner, chain, 1, order="third")
     with pytest.raises(ValueError, match="give 3 weights"):
         meta_train(learner, chain, 1, inner_steps=2, step_weights=(1.0, 0.0))
+
+
+def test_a_task_without_energy_does_no_harm():
     flat = EnergyProblem("flat", CIRCUIT, heisenberg(3, (0.0, 0.0, 0.0)), 0.0, (0.0, 0.0, 0.0))
-    with pytest.raises(ValueError, match="normalise=False"):
-        meta_train(learner, one_of([flat]), 1)
+    learner = initialisers()[0]
+    history = meta_train(learner, one_of([flat, *TASKS]), 4, n_tasks=6)
+    assert all(0 < loss < 2 for loss in history.losses)
+    assert all(torch.isfinite(weight).all() for weight in learner.parameters())
