@@ -90,7 +90,7 @@ def spin_chain(n_wires: int, n_layers: int, n: int = 16) -> tuple[list[EnergyPro
 def heisenberg() -> Setting:
     validation, test = spin_chain(6, 3)
     learn = (without(heisenberg_family(6, 3), 1024, validation + test),)
-    steps = {"q_maml": 1000, "flip": 1000}
+    steps = {"q_maml": 2500, "flip": 2500}
     return Setting("Heisenberg XYZ, 6 wires, 3 layers", learn, validation, test, (0.05, 0.01), False, steps, 250)
 
 
@@ -117,8 +117,10 @@ def heisenberg_larger() -> Setting:
 def hubbard_larger() -> Setting:
     family = hubbard_family(4, n_layers=4)
     validation, test = draw(family, 10_000, 8), draw(family, 20_000, 8)
-    learn = tuple(without(hubbard_family(*size), 64, []) for size in ((2, 0.0, 8.0, 2), (2, 0.0, 8.0, 3)))
-    title = "Fermi-Hubbard, 4 sites (8 wires), 4 layers; FLIP trained on 2 sites (4 wires), 2 and 3 layers"
+    learn = tuple(
+        without(hubbard_family(*size), 64, []) for size in ((2, 0.0, 8.0, 2), (2, 0.0, 8.0, 3), (3, 0.0, 8.0, 3))
+    )
+    title = "Fermi-Hubbard, 4 sites (8 wires), 4 layers; FLIP trained on 2 and 3 sites, 2 and 3 layers"
     return Setting(title, learn, validation, test, (0.1, 0.05), False, {"flip": 500}, 200, (0.03, 0.1, 0.3))
 
 
@@ -340,7 +342,9 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     """All cells: the comparisons first, then what explains them."""
     out, seeds, few = options.out, options.seeds, options.quick
-    settings = {name: quick(SETTINGS[name]()) if few else SETTINGS[name]() for name in options.settings}
+    settings: dict[str, Setting] = {
+        name: quick(SETTINGS[name]()) if few else SETTINGS[name]() for name in options.settings
+    }
     for name, setting in settings.items():
         for start in (*STARTS, *setting.learners):
             descend(out, name, setting, start, seeds)
