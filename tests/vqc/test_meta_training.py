@@ -161,7 +161,7 @@ def ising(n_wires, n_layers):
 def test_a_decoder_starts_circuits_of_twice_the_size_it_was_trained_on_lower_than_any_fixed_start():
     torch.manual_seed(0)
     decoder = FlipDecoder(1, hidden=32)
-    family = mixture(*(pool(ising(*size), 16, seeded(1)) for size in ((3, 2), (4, 2))))
+    family = mixture(*(pool(ising(*size), 16, seeded(1)) for size in ((3, 2), (4, 2), (4, 3), (5, 4))))
     meta_train(decoder, family, 150, n_tasks=8, lr=0.01)
     larger = EnergyBatch([ising(8, 4)(seeded(100 + k)) for k in range(8)])
     with torch.no_grad():
@@ -262,6 +262,11 @@ def test_impossible_settings_are_refused():
         meta_train(learner, chain, 1, order="third")
     with pytest.raises(ValueError, match="give 3 weights"):
         meta_train(learner, chain, 1, inner_steps=2, step_weights=(1.0, 0.0))
+
+
+def test_a_task_without_energy_does_no_harm():
     flat = EnergyProblem("flat", CIRCUIT, heisenberg(3, (0.0, 0.0, 0.0)), 0.0, (0.0, 0.0, 0.0))
-    with pytest.raises(ValueError, match="normalise=False"):
-        meta_train(learner, one_of([flat]), 1)
+    learner = initialisers()[0]
+    history = meta_train(learner, one_of([flat, *TASKS]), 4, n_tasks=6)
+    assert all(0 < loss < 2 for loss in history.losses)
+    assert all(torch.isfinite(weight).all() for weight in learner.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,18 +13,15 @@ from torch import Tensor
 
 from ketune.vqc.initialiser import Initialiser
 from ketune.vqc.meta_checkpoint import read_checkpoint, write_checkpoint
-from ketune.vqc.problems.base import EnergyProblem
+from ketune.vqc.problems.base import EnergyProblem, Family
 from ketune.vqc.problems.batches import EnergyBatch, group_by_circuit
 from ketune.vqc.task_scaling import TaskScaling
-
-Family = Callable[[torch.Generator], EnergyProblem]
-"""Draws a problem; all of one family have descriptors of the same length."""
 
 ORDERS = ("first", "second")
 """Gradients through the inner steps: not (the gradients of inner steps count as constants), or in full."""
 
 _FITTED_ON = 64  # tasks that the scale of the descriptors is taken from
-_STEP = 1e-3  # radians between points along a vector: rounding and the error of the formula are both below 1e-9
+_STEP = 1e-3  # radians between points along a vector: rounding and the formula's error are both about 1e-12
 
 
 @dataclass
@@ -62,6 +60,7 @@ def mixture(*families: Family) -> Family:
     return lambda generator: families[int(torch.randint(len(families), (), generator=generator))](generator)
 
 
+@torch.enable_grad()
 def meta_train(
     initialiser: Initialiser,
     family: Family,
@@ -89,9 +88,9 @@ def meta_train(
         sum over s of step_weights[s] * (energy after s inner steps - ground energy) / |ground energy|
 
     `inner_steps=0` is what Q-MAML does despite its name (arXiv 2501.05906, algorithm 1: the energy of the start
-    itself); inner steps with order "second" are FLIP (arXiv 2103.08572). Order "first" takes the gradients of the inner steps
-    for constants; "second" passes through them, by products of Hessians with vectors that cost four gradients each.
-    Tasks on one circuit run as one batch, in float64.
+    itself); inner steps with order "second" are FLIP (arXiv 2103.08572). Order "first" takes the gradients of the inner
+    steps for constants; "second" passes through them, by products of Hessians with vectors that cost four gradients
+    each. Tasks on one circuit run as one batch, in float64.
 
     Before the first step the descriptors of 64 tasks give the initialiser its scale of descriptors, if it has one that
     is not fitted. Killed training with a checkpoint goes on where it was when called again with the same arguments, to
@@ -106,7 +105,8 @@ def meta_train(
         inner_lr: their learning rate, on the energy as the loss has it: over |ground energy| when `normalise` is set.
         order: "first" or "second".
         step_weights: `inner_steps + 1` weights of the energies along the way; all the same, with sum 1, when None.
-        normalise: whether gaps are divided by |ground energy|, so that tasks of any scale count alike.
+        normalise: whether gaps are divided by |ground energy|, so that tasks of any scale count alike. A gap above a
+            ground energy of exactly 0 is never divided.
         lr: Adam's learning rate.
         cosine: whether it falls to 0 along a cosine.
         clip: largest norm of the meta-gradient.
@@ -116,8 +116,8 @@ def meta_train(
         on_step: called with the number of each step and its loss.
 
     Raises:
-        ValueError: for unknown or impossible settings, an initialiser whose weights do not reach its angles, a ground
-            energy of 0 where gaps are to be divided by it, or a checkpoint of other settings.
+        ValueError: for unknown or impossible settings, an initialiser whose weights do not reach its angles, or a
+            checkpoint of other settings.
         FloatingPointError: for a meta-gradient that is not finite; the weights are those before it.
 
     Example:
@@ -158,7 +158,7 @@ def meta_train(
     began = time.perf_counter() - history.seconds
     for step in range(len(history.losses), n_steps):
         if cosine:
-            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / n_steps))))
+            optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / n_steps)) / 2
         optimizer.zero_grad()
         loss = 0.0
         for batch in group_by_circuit(family(generator) for _ in range(n_tasks)):
@@ -220,11 +220,9 @@ class _Cost:
     def __init__(self, batch: EnergyBatch, normalise: bool) -> None:
         self.batch = batch
         self.ground = batch.ground_energies
-        self.scale = self.ground.abs() if normalise else torch.ones_like(self.ground)
-        if not self.scale.all():
-            raise ValueError(
-                f"{batch.name}: a ground energy of 0, by which nothing can be divided; pass normalise=False"
-            )
+        self.scale = (
+            torch.where(self.ground == 0, 1.0, self.ground.abs()) if normalise else torch.ones_like(self.ground)
+        )
 
     def gradient(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """Costs (..., B) and their gradients, at (..., B, n_angles) in float64."""
@@ -235,8 +233,8 @@ class _Cost:
     def hessian_times(self, angles: Tensor, vectors: Tensor) -> Tensor:
         """Each Hessian times a vector, (B, n_angles), from the gradients at four points along it, all in one run.
 
-        An error of the fourth power of the step: 1e-9 of the result or less, where second derivatives by autograd take
-        ten times as long.
+        The error is of the fourth power of the step, about 1e-12 of the result. Second derivatives by autograd take ten
+        times as long or more (`benchmarks/vqc_second_order.py`).
         """
         lengths = vectors.norm(dim=-1, keepdim=True).clamp(min=1e-300)
         shifts = torch.tensor([-2.0, -1.0, 1.0, 2.0]).to(angles)[:, None, None] * _STEP

@@ -56,13 +56,8 @@ class EnergyBatch:
                     "problems into batches"
                 )
         words = tuple(sorted({word for problem in problems for word in problem.hamiltonian.words}))
-        columns = {word: column for column, word in enumerate(words)}
-        coefficients = torch.zeros(len(problems), len(words), dtype=torch.float64)
-        for row, problem in enumerate(problems):
-            hamiltonian = problem.hamiltonian
-            coefficients[row, [columns[word] for word in hamiltonian.words]] = torch.tensor(
-                hamiltonian.coefficients, dtype=torch.float64
-            )
+        terms = [dict(zip(problem.hamiltonian.words, problem.hamiltonian.coefficients)) for problem in problems]
+        coefficients = torch.tensor([[its.get(word, 0.0) for word in words] for its in terms], dtype=torch.float64)
         grounds = torch.tensor([problem.ground_energy for problem in problems], dtype=torch.float64)
         for name, value in {
             "problems": problems,
