@@ -30,7 +30,7 @@ class CircuitBlock(nn.Module):
         trained: False keeps the angles as they are.
 
     Attributes:
-        angles: parameter (n_angles,), or None.
+        angles: (n_angles,), a parameter if trained, else a buffer; or None.
         noise: the noise model of the next calls, None for exact ones; set by `noisy`.
         n_trajectories: trajectories of each noisy sample.
         generator: source of the noise, the global one when None.
@@ -42,12 +42,18 @@ class CircuitBlock(nn.Module):
         torch.Size([5, 3])
     """
 
+    angles: Tensor | None
+
     def __init__(
         self, circuit: Circuit, encoding: str = "angle", angles: Tensor | None = None, trained: bool = True
     ) -> None:
         super().__init__()
         self.circuit, self.encoding = circuit, encoding
-        self.angles = None if angles is None else nn.Parameter(angles.detach().clone(), requires_grad=trained)
+        start = None if angles is None else angles.detach().clone()
+        if start is not None and trained:
+            self.angles = nn.Parameter(start)
+        else:  # a buffer: nothing that makes all parameters of a module trainable, as PEFT does, reaches it
+            self.register_buffer("angles", start)
         self.n_outputs = circuit.n_wires
         self.noise: NoiseModel | None = None
         self.n_trajectories = 1
