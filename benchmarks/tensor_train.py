@@ -82,7 +82,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="timed turns of each")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'out x in':>14}{'vectors':>9}{'made dense, ms':>16}{'core by core, ms':>18}{'einsum, ms':>12}{'chosen':>14}")
+    print(
+        f"{'out x in':>14}{'vectors':>9}{'made dense, ms':>16}{'core by core, ms':>18}{'einsum, ms':>12}{'chosen':>14}"
+    )
     for out_features, in_features in SHAPES:
         shape = TrainMatrix.balanced(out_features, in_features, options.rank)
         for n_vectors in (1, 4, 16, 256, 2048):

@@ -62,7 +62,7 @@ class CircuitHeadConfig:
     angle_map: str = "pi_tanh"
     block: str = "circuit"
     head: str = "linear"
-    start: str = "gaussian"
+    start: str = "uniform"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -162,7 +162,9 @@ class CircuitHead(nn.Module):
             head = cls(CircuitHeadConfig(**json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
             head.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except FileNotFoundError as error:
-            raise ModelError(f"{folder}: holds no circuit head ({error}); CircuitHead.save_pretrained writes one") from error
+            raise ModelError(
+                f"{folder}: holds no circuit head ({error}); CircuitHead.save_pretrained writes one"
+            ) from error
         except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{folder}: the circuit head is damaged ({error}); train and save it anew") from error
         return head

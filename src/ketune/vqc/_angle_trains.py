@@ -17,7 +17,9 @@ def _precise(tensor: Tensor) -> Tensor:
 
 
 def _matrix(layer: TrainLinear) -> Tensor:
-    return contract_matrix([_precise(core) for core in layer.cores])[: layer.shape.out_features, : layer.shape.in_features]
+    return contract_matrix([_precise(core) for core in layer.cores])[
+        : layer.shape.out_features, : layer.shape.in_features
+    ]
 
 
 class LatentAngles(nn.Module):

@@ -208,7 +208,7 @@ def make_block(
     encoding: str = "angle",
     *,
     n_features: int | None = None,
-    start: str | None = "gaussian",
+    start: str | None = "uniform",
     generator: torch.Generator | None = None,
 ) -> CircuitBlock | LinearBlock | NoBlock:
     """A block by its name.

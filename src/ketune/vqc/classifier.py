@@ -125,7 +125,7 @@ class CircuitClassifier(nn.Module):
         head: str = "linear",
         hypernet: nn.Module | None = None,
         n_features: int | None = None,
-        start: str = "gaussian",
+        start: str = "uniform",
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -160,7 +160,9 @@ def accuracy(
 
 @torch.no_grad()
 def _accuracy(logits: Callable[[Tensor], Tensor], rows: Rows, batch_size: int) -> float:
-    right = sum(int((logits(x).argmax(-1) == y).sum()) for x, y in zip(rows.x.split(batch_size), rows.y.split(batch_size)))
+    right = sum(
+        int((logits(x).argmax(-1) == y).sum()) for x, y in zip(rows.x.split(batch_size), rows.y.split(batch_size))
+    )
     return right / max(1, len(rows))
 
 
