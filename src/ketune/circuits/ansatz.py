@@ -53,12 +53,11 @@ def _layered(n_wires: int, n_layers: int, entangler: str, before: tuple[str, ...
     per_wire = len(before) + len(after)
     gates: list[Gate] = []
     for layer in range(n_layers):
-        for names, offset in ((before, 0), (after, len(before))):
+        for names, offset, following in ((before, 0, entangling), (after, len(before), ())):
             for wire in range(n_wires):
                 first = (layer * n_wires + wire) * per_wire + offset
                 gates += [Gate(name, (wire,), first + k) for k, name in enumerate(names)]
-            if offset == 0:
-                gates += entangling
+            gates += following
     return Circuit(n_wires, tuple(gates))
 
 

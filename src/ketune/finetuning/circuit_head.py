@@ -112,7 +112,8 @@ class CircuitHead(nn.Module):
     def __init__(self, config: CircuitHeadConfig) -> None:
         super().__init__()
         self.config = config
-        self.classifier = config.make()
+        # Not "classifier": for sequence classification PEFT copies every module that ends in that name or in "score".
+        self.hybrid = config.make()
         self._rows: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class CircuitHead(nn.Module):
     def _classify(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             normal = F.layer_norm(hidden.float(), hidden.shape[-1:])
-            return self.classifier(normal)
+            return self.hybrid(normal)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CircuitHead:
         def keep_precision(tensor: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ class CircuitHead(nn.Module):
 
     def count_parameters(self) -> ParameterCounts:
         """Trainable parameters, quantum and classical apart."""
-        return self.classifier.count_parameters()
+        return self.hybrid.count_parameters()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the config as JSON and the weights as safetensors, each beside its place first and then renamed."""
