@@ -19,7 +19,9 @@ def by_simulation(circuit, x, angles, encoding):
             padded[: len(row)] = row / row.norm()
             state = simulate(circuit, own, padded)
         weights = state.abs().square()
-        rows.append(torch.stack([(w[0] - w[1]).sum() for w in (weights.view(2**q, 2, -1).transpose(0, 1) for q in range(n))]))
+        rows.append(
+            torch.stack([(w[0] - w[1]).sum() for w in (weights.view(2**q, 2, -1).transpose(0, 1) for q in range(n))])
+        )
     return torch.stack(rows)
 
 
@@ -97,7 +99,10 @@ def test_noise_follows_the_encoding_gates_of_angles_and_not_of_amplitudes():
 def test_every_sample_has_trajectories_of_its_own_and_seeds_repeat_them():
     circuit, noise = rxryrz_ring(4, 2), NoiseModel((Channel("depolarising", 0.2),))
     x, angles = torch.zeros(50, 4), torch.ones(24)
-    draw = [read_pauli_z(circuit, x, angles, noise=noise, n_trajectories=1, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    draw = [
+        read_pauli_z(circuit, x, angles, noise=noise, n_trajectories=1, generator=torch.Generator().manual_seed(s))
+        for s in (0, 0, 1)
+    ]
     assert torch.equal(draw[0], draw[1])
     assert not torch.equal(draw[0], draw[2])
     assert len(draw[0].unique(dim=0)) > 10

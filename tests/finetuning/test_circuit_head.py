@@ -122,7 +122,10 @@ def test_the_trainer_trains_lora_and_head_and_both_come_back_from_the_folder(tmp
     add_circuit_head(base, **settings)
     config = LoraConfig(TaskType.SEQ_CLS, r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["score"])
     model = get_peft_model(base, config)
-    rows = [{"input_ids": row.tolist(), "attention_mask": mask.tolist(), "labels": k} for k, (row, mask) in enumerate(zip(*batch().values()))]
+    rows = [
+        {"input_ids": row.tolist(), "attention_mask": mask.tolist(), "labels": k}
+        for k, (row, mask) in enumerate(zip(*batch().values()))
+    ]
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     assert sum("score.modules_to_save.default.hybrid" in name for name in before) == (5 if block == "circuit" else 4)
     arguments = TrainingArguments(

@@ -20,7 +20,9 @@ def test_the_linear_stand_in_has_exactly_as_many_parameters_as_the_circuit(n_wir
     assert n_trained(make_block("frozen", circuit, encoding)) == n_trained(make_block("none", circuit, encoding)) == 0
 
 
-@pytest.mark.parametrize("sizes", [(8, 8, 24), (8, 8, 64), (8, 8, 144), (3, 5, 7), (256, 8, 144), (256, 8, 300), (1, 1, 3)])
+@pytest.mark.parametrize(
+    "sizes", [(8, 8, 24), (8, 8, 64), (8, 8, 144), (3, 5, 7), (256, 8, 144), (256, 8, 300), (1, 1, 3)]
+)
 def test_a_linear_block_is_a_matrix_in_which_every_parameter_counts(sizes):
     n_inputs, n_outputs, n_parameters = sizes
     block = LinearBlock(*sizes, generator=torch.Generator().manual_seed(0))
@@ -57,7 +59,7 @@ def test_a_circuit_block_is_run_with_its_own_or_with_given_angles():
     block = CircuitBlock(circuit, "angle", own)
     assert torch.equal(block(x), run(circuit, x, own, encoding="angle"))
     assert torch.equal(block(x, given), run(circuit, x, given, encoding="angle"))
-    with pytest.raises(ValueError, match="angles=..."):
+    with pytest.raises(ValueError, match=r"angles=\.\.\."):
         CircuitBlock(circuit)(x)
 
 

@@ -23,7 +23,9 @@ def test_logits_are_encoder_map_circuit_and_head_in_turn(circuit):
     uploads = Circuit(4, tuple(Gate("RY", (w,), w) for w in range(4)))
     angles = torch.cat((math.pi * model.encoder(x).tanh(), model.block.angles.expand(5, -1)), -1)
     weights = simulate(uploads + circuit, angles).abs().square().view(5, 2, 2, 2, 2)
-    z = torch.stack([weights.select(q + 1, 0).sum((1, 2, 3)) - weights.select(q + 1, 1).sum((1, 2, 3)) for q in range(4)], -1)
+    z = torch.stack(
+        [weights.select(q + 1, 0).sum((1, 2, 3)) - weights.select(q + 1, 1).sum((1, 2, 3)) for q in range(4)], -1
+    )
     torch.testing.assert_close(model(x), model.head(z), atol=1e-5, rtol=1e-5)
 
 
@@ -73,7 +75,7 @@ def test_a_temperature_is_the_only_parameter_of_its_head_and_sharpens_readouts()
     )
     torch.nn.init.constant_(model.head.log_factor, 3.0)
     assert torch.nn.functional.cross_entropy(model.head(z), torch.tensor([0])) < 1e-6
-    with pytest.raises(ValueError, match="5 classes.*4 readouts"):
+    with pytest.raises(ValueError, match=r"5 classes.*4 readouts"):
         Temperature(4, 5)
 
 

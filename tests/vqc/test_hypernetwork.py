@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ketune.circuits import ry_ring, rxryrz_ring
+from ketune.circuits import rxryrz_ring, ry_ring
 from ketune.vqc.controls import TrainOnlyClassifier
 from ketune.vqc.descriptors import describe_angles
 from ketune.vqc.hypernetwork import AngleHypernet

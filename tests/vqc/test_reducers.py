@@ -42,7 +42,9 @@ def test_the_activation_is_the_one_asked_for():
 
 def test_principal_components_are_those_of_the_covariance_matrix():
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(200, 10, dtype=torch.float64, generator=generator) @ torch.randn(10, 10, dtype=torch.float64, generator=generator)
+    rows = torch.randn(200, 10, dtype=torch.float64, generator=generator) @ torch.randn(
+        10, 10, dtype=torch.float64, generator=generator
+    )
     out = PCAReducer(rows, 3)(rows)
     assert np.allclose(np.cov(out.numpy().T), np.eye(3), atol=1e-10)
     values, vectors = np.linalg.eigh(np.cov(rows.numpy().T))

@@ -34,7 +34,9 @@ def test_equal_seeds_repeat_to_the_bit_and_others_do_not():
     runs = []
     for seed, world in ((3, 0), (3, 1), (4, 0)):
         torch.manual_seed(world)
-        model = hybrid(encoder=nn.Sequential(nn.Dropout(0.2), TTReducer(16, 4, (4, 4), generator=torch.Generator().manual_seed(0))))
+        model = hybrid(
+            encoder=nn.Sequential(nn.Dropout(0.2), TTReducer(16, 4, (4, 4), generator=torch.Generator().manual_seed(0)))
+        )
         history = train_classifier(model, blobs(), epochs=2, batch_size=16, seed=seed, noise=noise, n_trajectories=2)
         runs.append((history.train_loss, history.test, model.block.angles.detach().clone()))
     assert runs[0][:2] == runs[1][:2]

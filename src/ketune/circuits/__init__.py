@@ -23,8 +23,8 @@ from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
 from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transverse_ising
 from ketune.circuits.importing import from_openqasm3, from_pennylane, from_qiskit
 from ketune.circuits.layer import QuantumLayer
-from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, noisy_expectation, simulate_noisy
 from ketune.circuits.many_wires import read_pauli_z
+from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, noisy_expectation, simulate_noisy
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
 from ketune.circuits.pauli_frames import PauliFrames
 from ketune.circuits.qnode_layer import layer_from_qnode

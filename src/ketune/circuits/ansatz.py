@@ -101,8 +101,8 @@ def rxryrz_ring(n_wires: int, n_layers: int = 1, entangler: str = "ring") -> Cir
 def ring_rxryrz(n_wires: int, n_layers: int = 1, entangler: str = "ring") -> Circuit:
     """CNOTs, then RX, RY and RZ on every wire; `n_layers * n_wires * 3` angles: `rxryrz_ring` in the other order.
 
-    The circuit of TTN-VQC as first released (arXiv 2206.04804); its authors' later code has `rxryrz_ring`. Arguments and
-    errors as `ry_ring`.
+    The circuit of TTN-VQC as first released (arXiv 2206.04804); its authors' later code has `rxryrz_ring`. Arguments
+    and errors as `ry_ring`.
     """
     return _layered(n_wires, n_layers, entangler, (), ("RX", "RY", "RZ"))
 

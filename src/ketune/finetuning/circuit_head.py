@@ -203,8 +203,8 @@ def add_circuit_head(
         head = CircuitHead(CircuitHeadConfig(width, model.config.num_labels, **settings))
     elif (head.config.hidden_size, head.config.n_classes) != (width, model.config.num_labels):
         raise ModelError(
-            f"a head from width {head.config.hidden_size} to {head.config.n_classes} classes; {type(model).__name__} has "
-            f"width {width} and num_labels={model.config.num_labels}"
+            f"a head from width {head.config.hidden_size} to {head.config.n_classes} classes; {type(model).__name__} "
+            f"has width {width} and num_labels={model.config.num_labels}"
         )
     if freeze:
         model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""`CircuitClassifier`: encoder, circuit, head. TTN-VQC, pre-trained networks + VQC and TensorHyper-VQC are all of it."""
+"""`CircuitClassifier`: encoder, circuit, head. TTN-VQC, pre-trained networks + VQC and TensorHyper-VQC are such."""
 
 from __future__ import annotations
 
