@@ -199,12 +199,13 @@ def add_circuit_head(
             "AutoModelForSequenceClassification, of a decoder"
         )
     width = score.in_features if isinstance(score, nn.Linear) else score.config.hidden_size
+    n_classes = int(model.config.num_labels or 0)
     if head is None:
-        head = CircuitHead(CircuitHeadConfig(width, model.config.num_labels, **settings))
-    elif (head.config.hidden_size, head.config.n_classes) != (width, model.config.num_labels):
+        head = CircuitHead(CircuitHeadConfig(width, n_classes, **settings))
+    elif (head.config.hidden_size, head.config.n_classes) != (width, n_classes):
         raise ModelError(
             f"a head from width {head.config.hidden_size} to {head.config.n_classes} classes; {type(model).__name__} "
-            f"has width {width} and num_labels={model.config.num_labels}"
+            f"has width {width} and num_labels={n_classes}"
         )
     if freeze:
         model.requires_grad_(False)

@@ -120,7 +120,7 @@ _N_PLACE_ENTRIES = 9
 
 
 def _with_places(rows: Tensor, n_places: int) -> Tensor:
-    """(n_angles, S) to (n_places, n_angles, S + 9), with where the place stands at four wavelengths; S for one place."""
+    """(n_angles, S) to (n_places, n_angles, S + 9): where the place stands, at four wavelengths. One place has S."""
     if n_places == 1:
         return rows[None]
     share = torch.arange(n_places, dtype=torch.float32, device=rows.device) / (n_places - 1)

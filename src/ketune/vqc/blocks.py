@@ -231,12 +231,11 @@ def make_block(
         raise ValueError(f"encoding={encoding!r}: choose 'angle' or 'amplitude'")
     if start is not None and start not in STARTS:
         raise ValueError(f"start={start!r}: unknown start; choose one of {', '.join(map(repr, STARTS))}")
-    if n_features is None:
-        n_features = circuit.n_wires if encoding == "angle" else 2**circuit.n_wires
+    n_inputs = n_features or (circuit.n_wires if encoding == "angle" else 2**circuit.n_wires)
     if kind == "none":
-        return NoBlock(n_features)
+        return NoBlock(n_inputs)
     if kind == "linear":
-        return LinearBlock(n_features, circuit.n_wires, circuit.n_angles, generator)
+        return LinearBlock(n_inputs, circuit.n_wires, circuit.n_angles, generator)
     if kind == "frozen":
         return CircuitBlock(circuit, encoding, STARTS["uniform"](circuit, generator).float(), trained=False)
     return CircuitBlock(circuit, encoding, None if start is None else STARTS[start](circuit, generator).float())
