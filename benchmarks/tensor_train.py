@@ -93,7 +93,8 @@ def main() -> None:
             made, chained, einsummed, prefers = compare(shape, n_vectors, options.turns)
             chosen = "dense" if prefers else "core by core"
             print(
-                f"{out_features:>6} x {in_features:<5}{n_vectors:9}{made:16.2f}{chained:18.2f}{einsummed:12.2f}{chosen:>14}",
+                f"{out_features:>6} x {in_features:<5}{n_vectors:9}{made:16.2f}{chained:18.2f}{einsummed:12.2f}"
+                f"{chosen:>14}",
                 flush=True,
             )
 

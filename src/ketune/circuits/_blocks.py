@@ -19,7 +19,7 @@ class Block(NamedTuple):
     angles: tuple[int, ...]
     """Which of the circuit's angles they are."""
     move: tuple[int, ...] | AddressMap | None
-    """How the state's wires are reordered before the block (`permute`) or its basis states renamed, None for neither."""
+    """How wires are reordered (`permute`) or basis states renamed before the block, None for neither."""
     first: int
     """Position of the block's first wire after that; its wires follow each other."""
 

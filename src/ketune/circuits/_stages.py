@@ -1,9 +1,9 @@
 """Large circuits as stages: one-wire gates on all wires as a few Kronecker products, then one map of addresses.
 
 CNOT, CZ and SWAP only rename basis states and change signs. Taken together, those of an entangling layer cost one
-gather of the state, and the one-wire gates between two entanglers cost one matrix product for every five wires, whatever
-the wires they stand on. For ansätze on many wires this takes far fewer passes over a state than blocks of neighbouring
-gates (`fuse`), and no wires are ever moved: 20 wires of `rxryrz_ring` take a quarter of the time
+gather of the state, and the one-wire gates between two entanglers cost one matrix product for every five wires,
+whatever the wires they stand on. For ansätze on many wires this takes far fewer passes over a state than blocks of
+neighbouring gates (`fuse`), and no wires are ever moved: 20 wires of `rxryrz_ring` take a quarter of the time
 (`benchmarks/vqc_encoders.py --only timing`).
 """
 

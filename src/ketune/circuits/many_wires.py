@@ -1,4 +1,4 @@
-"""<Z> on every wire for circuits of any width, with and without Pauli noise: the door for classifiers of 15 to 20 wires.
+"""<Z> on every wire for circuits of any width, with and without Pauli noise: for classifiers of 15 to 20 wires.
 
 Up to 14 wires `run` does it for whole batches. Beyond that states are large, so that they are made a few at a time by
 `evolve`, and where a batch of them would not fit, made again on the way back.
@@ -48,8 +48,8 @@ def read_pauli_z(
 
     Args:
         circuit: the circuit.
-        x: (..., n_features) features: angles of RY on wires 0, 1, ... for "angle", else up to `2 ** n_wires` amplitudes,
-            padded on the right and normalised.
+        x: (..., n_features) features: angles of RY on wires 0, 1, ... for "angle", else up to `2 ** n_wires`
+            amplitudes, padded on the right and normalised.
         angles: (n_angles,) angles in radians, or (..., n_angles) that broadcast with the features.
         encoding: "angle" or "amplitude".
         noise: noise after the gates and in the readout; None for exact expectations.

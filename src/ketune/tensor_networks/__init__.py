@@ -1,4 +1,4 @@
-"""Tensor networks as linear maps: tensor trains, their decomposition, matrices and vectors of any size from small cores."""
+"""Tensor networks: tensor trains, their decomposition, matrices and vectors of any size made of small cores."""
 
 from ketune.tensor_networks.modes import balanced_modes
 from ketune.tensor_networks.tensor_train import contract_train, decompose_tensor

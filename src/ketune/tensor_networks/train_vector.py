@@ -34,7 +34,7 @@ class TrainVector(nn.Module):
     Example:
         >>> vector = TrainVector(360, max_rank=3)
         >>> vector.modes, vector().shape, TrainVector.count_parameters(360, 3)
-        ((5, 5, 4, 4), torch.Size([360]), 108)
+        ((6, 5, 4, 3), torch.Size([360]), 108)
     """
 
     def __init__(

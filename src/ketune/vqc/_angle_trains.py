@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +23,37 @@ def _matrix(layer: TrainLinear) -> Tensor:
     ]
 
 
-class LatentAngles(nn.Module):
-    """A fixed N(0, I) latent for each place through one train."""
+class _Remade(nn.Module):
+    """A module with a constant that is in no file, and that is made anew wherever the module is moved.
 
-    latents: Tensor
+    So it is right even where weights were made without memory (`meta`, `to_empty`) and are loaded later.
+    """
+
+    constant: Tensor
+
+    def remake(self) -> Tensor:
+        """The constant on the CPU."""
+        raise NotImplementedError
+
+    def last_core(self) -> nn.Parameter:
+        """The core that the output is proportional to."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Remade:
+        super()._apply(fn, recurse)
+        self.constant = self.remake().to(self.last_core().device)
+        return self
+
+
+class LatentAngles(_Remade):
+    """A fixed N(0, I) latent for each place through one train."""
 
     def __init__(
         self, n_places: int, n_angles: int, n_latent: int, max_rank: int, n_modes: int, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self._remake = generator.initial_seed(), n_places, n_latent
-        self.register_buffer("latents", _latents(*self._remake), persistent=False)
+        self._drawn = generator.initial_seed(), n_places, n_latent
+        self.register_buffer("constant", self.remake(), persistent=False)
         self.train_layer = TrainLinear(TrainMatrix.balanced(n_angles, n_latent, max_rank, n_modes), init="variance")
         self.train_layer.reset_parameters(generator)
 
@@ -43,24 +64,19 @@ class LatentAngles(nn.Module):
     def last_core(self) -> nn.Parameter:
         return self.train_layer.cores[-1]
 
+    def remake(self) -> Tensor:
+        seed, n_places, n_latent = self._drawn
+        # Its own stream, so that places are added without changing the cores.
+        generator = torch.Generator().manual_seed(seed + 7919)
+        return torch.randn(n_places, n_latent, generator=generator, device="cpu")
+
     def forward(self, place: int | None) -> Tensor:
-        if self.latents.is_meta:  # made without memory and never loaded: it is in no file
-            self.latents = _latents(*self._remake)
-        latents = _precise(self.latents if place is None else self.latents[place])
         matrix = _matrix(self.train_layer)
-        return F.linear(latents.to(matrix), matrix)
+        return F.linear((self.constant if place is None else self.constant[place]).to(matrix), matrix)
 
 
-def _latents(seed: int, n_places: int, n_latent: int) -> Tensor:
-    # Its own stream, so that places are added without changing the cores.
-    generator = torch.Generator().manual_seed(seed + 7919)
-    return torch.randn(n_places, n_latent, generator=generator)
-
-
-class CoordinateAngles(nn.Module):
+class CoordinateAngles(_Remade):
     """`pi tanh` of a network of two trains that reads a row about each angle."""
-
-    rows: Tensor
 
     def __init__(
         self,
@@ -73,7 +89,8 @@ class CoordinateAngles(nn.Module):
     ) -> None:
         super().__init__()
         descriptors = _with_places(descriptors, n_places)
-        self.register_buffer("rows", descriptors.detach().to(torch.float32), persistent=False)
+        self._rows = descriptors.detach().to("cpu", torch.float32)
+        self.register_buffer("constant", self._rows, persistent=False)
         inner, outer = _coordinate_shapes(descriptors.shape[-1], hidden, max_rank, n_modes)
         self.inner, self.outer = TrainLinear(inner, "vector", "variance"), TrainLinear(outer, "none", "variance")
         self.inner.reset_parameters(generator)
@@ -88,10 +105,13 @@ class CoordinateAngles(nn.Module):
     def last_core(self) -> nn.Parameter:
         return self.outer.cores[-1]
 
+    def remake(self) -> Tensor:
+        return self._rows
+
     def forward(self, place: int | None) -> Tensor:
         assert self.inner.bias is not None
         matrix = _matrix(self.inner)
-        rows = (self.rows if place is None else self.rows[place]).to(matrix)
+        rows = (self.constant if place is None else self.constant[place]).to(matrix)
         inside = F.silu(F.linear(rows, matrix, _precise(self.inner.bias)))
         return math.pi * F.linear(inside, _matrix(self.outer))[..., 0].tanh()
 
@@ -100,11 +120,11 @@ _N_PLACE_ENTRIES = 9
 
 
 def _with_places(rows: Tensor, n_places: int) -> Tensor:
-    """(n_angles, S) to (n_places, n_angles, S + 9): where the place stands, at four wavelengths; nothing for one place."""
+    """(n_angles, S) to (n_places, n_angles, S + 9): where the place stands, at four wavelengths. One place has S."""
     if n_places == 1:
         return rows[None]
-    share = torch.arange(n_places, dtype=torch.float32) / (n_places - 1)
-    turns = share[:, None] * math.pi * 2.0 ** torch.arange(4)
+    share = torch.arange(n_places, dtype=torch.float32, device=rows.device) / (n_places - 1)
+    turns = share[:, None] * math.pi * 2.0 ** torch.arange(4, device=rows.device)
     where = torch.cat((2 * share[:, None] - 1, turns.sin(), turns.cos()), 1)
     told = where[:, None].expand(-1, len(rows), -1)
     return torch.cat((rows.float().expand(n_places, -1, -1), told), -1)

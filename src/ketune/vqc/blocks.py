@@ -30,7 +30,7 @@ class CircuitBlock(nn.Module):
         trained: False keeps the angles as they are.
 
     Attributes:
-        angles: parameter (n_angles,), or None.
+        angles: (n_angles,), a parameter if trained, else a buffer; or None.
         noise: the noise model of the next calls, None for exact ones; set by `noisy`.
         n_trajectories: trajectories of each noisy sample.
         generator: source of the noise, the global one when None.
@@ -42,12 +42,18 @@ class CircuitBlock(nn.Module):
         torch.Size([5, 3])
     """
 
+    angles: Tensor | None
+
     def __init__(
         self, circuit: Circuit, encoding: str = "angle", angles: Tensor | None = None, trained: bool = True
     ) -> None:
         super().__init__()
         self.circuit, self.encoding = circuit, encoding
-        self.angles = None if angles is None else nn.Parameter(angles.detach().clone(), requires_grad=trained)
+        start = None if angles is None else angles.detach().clone()
+        if start is not None and trained:
+            self.angles = nn.Parameter(start)
+        else:  # a buffer: nothing that makes all parameters of a module trainable, as PEFT does, reaches it
+            self.register_buffer("angles", start)
         self.n_outputs = circuit.n_wires
         self.noise: NoiseModel | None = None
         self.n_trajectories = 1
@@ -202,7 +208,7 @@ def make_block(
     encoding: str = "angle",
     *,
     n_features: int | None = None,
-    start: str | None = "gaussian",
+    start: str | None = "uniform",
     generator: torch.Generator | None = None,
 ) -> CircuitBlock | LinearBlock | NoBlock:
     """A block by its name.
@@ -225,12 +231,11 @@ def make_block(
         raise ValueError(f"encoding={encoding!r}: choose 'angle' or 'amplitude'")
     if start is not None and start not in STARTS:
         raise ValueError(f"start={start!r}: unknown start; choose one of {', '.join(map(repr, STARTS))}")
-    if n_features is None:
-        n_features = circuit.n_wires if encoding == "angle" else 2**circuit.n_wires
+    n_inputs = n_features or (circuit.n_wires if encoding == "angle" else 2**circuit.n_wires)
     if kind == "none":
-        return NoBlock(n_features)
+        return NoBlock(n_inputs)
     if kind == "linear":
-        return LinearBlock(n_features, circuit.n_wires, circuit.n_angles, generator)
+        return LinearBlock(n_inputs, circuit.n_wires, circuit.n_angles, generator)
     if kind == "frozen":
         return CircuitBlock(circuit, encoding, STARTS["uniform"](circuit, generator).float(), trained=False)
     return CircuitBlock(circuit, encoding, None if start is None else STARTS[start](circuit, generator).float())

@@ -1,4 +1,4 @@
-"""`CircuitClassifier`: encoder, circuit, head. TTN-VQC, pre-trained networks + VQC and TensorHyper-VQC are all of it."""
+"""`CircuitClassifier`: encoder, circuit, head. TTN-VQC, pre-trained networks + VQC and TensorHyper-VQC are such."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class CircuitClassifier(nn.Module):
         head: str = "linear",
         hypernet: nn.Module | None = None,
         n_features: int | None = None,
-        start: str = "gaussian",
+        start: str = "uniform",
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -19,8 +19,8 @@ GATES = ("scalar", "core", "none")
 class AngleHypernet(nn.Module):
     """Angles for `n_places` circuits of `n_angles` each, `start + gate * scale * TT(...)`, from one tensor train.
 
-    J. Qi et al., "TensorHyper-VQC: A tensor-train-guided hypernetwork for robust and scalable variational quantum
-    computing", npj Quantum Inf. 2026, arXiv 2508.01116. Paper and released code differ, and both are here:
+    TensorHyper-VQC (J. Qi et al., npj Quantum Inf. 2026, 10.1038/s41534-025-01157-z, arXiv 2508.01116, first called
+    TensoMeta-VQC). Paper and released code differ, and both are here:
 
     - "latent" (the paper): a train applied to a fixed N(0, I) latent, one per place, rebuilt from the seed;
     - "vector": a train without an input that holds the angles of all places (the released LiH script);
@@ -44,7 +44,7 @@ class AngleHypernet(nn.Module):
         n_latent: length of a latent.
         n_features: length of the input, for "conditioned".
         descriptors: for "coordinates" a row about each angle, (n_angles, S), the same for every place; nine numbers
-            about the place are added to them where there are several.
+            about the place are added where there are several.
         hidden: width of the network of "coordinates".
         bias: whether the train of "conditioned" has one number of its own for each angle.
         gate: one of `GATES`.
@@ -59,8 +59,8 @@ class AngleHypernet(nn.Module):
         wants_rows: True where `forward` takes `x`.
 
     Raises:
-        ValueError: for an unknown kind, gate or start, sizes below 1, or `n_features` and `descriptors` that are missing,
-            of another shape, or out of place.
+        ValueError: for an unknown kind, gate or start, sizes below 1, or `n_features` and `descriptors` that are
+            missing, of another shape, or out of place.
 
     Example:
         >>> shared = AngleHypernet(48, 60, "vector", max_rank=4)

@@ -1,4 +1,4 @@
-"""Pre-training an encoder on another task and keeping it: Pre+TTN-VQC, and any pre-trained network in front of a circuit."""
+"""Pre-training an encoder on another task and keeping it: Pre+TTN-VQC, and any pre-trained network before a circuit."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _UNFROZEN_RATE = 0.1
 class FrozenEncoder(nn.Module):
     """A network that stays exactly as it is: no gradients, no training mode, no statistics that move.
 
-    `train()` on the whole model does not reach it, so that BatchNorm keeps its statistics and dropout stays off. (In the
-    released code of the pre-trained networks, arXiv 2411.08552, the stem convolution and BatchNorm's statistics train
-    behind the word frozen.)
+    `train()` on the whole model does not reach it, so that BatchNorm keeps its statistics and dropout stays off. (In
+    the released code of the pre-trained networks, arXiv 2411.08552, the stem convolution and BatchNorm's statistics
+    train behind the word frozen.)
 
     Args:
         network: rows to features; a copy of it is kept.
@@ -72,9 +72,9 @@ def pretrain_then_freeze(
 ) -> tuple[CircuitClassifier, History]:
     """Trains a hybrid on a source task and keeps its encoder, behind which circuit and head start anew.
 
-    Pre+TTN-VQC (J. Qi et al., "Pre-training tensor-train networks facilitates machine learning with variational quantum
-    circuits", arXiv 2306.03741): the first stage trains the whole of it on source classes, the second trains circuit and
-    head on the target classes behind the frozen tensor train. Nothing else is carried over.
+    Pre+TTN-VQC (J. Qi et al., arXiv 2306.03741; its released code): the first stage trains the whole of it on source
+    classes, the second trains circuit and head on the target classes behind the frozen tensor train. Nothing else is
+    carried over.
 
     Args:
         model: the hybrid, for the source's classes; it is trained in place.
