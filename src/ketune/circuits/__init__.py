@@ -26,7 +26,6 @@ from ketune.circuits.layer import QuantumLayer
 from ketune.circuits.many_wires import read_pauli_z
 from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, PauliChannel
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
-from ketune.circuits.pauli_frames import PauliFrames
 from ketune.circuits.pauli_noise import noisy_run, noisy_trajectories
 from ketune.circuits.qnode_layer import layer_from_qnode
 from ketune.circuits.sampling import Estimate, counts, estimate, misread, sample, to_bits
@@ -51,7 +50,6 @@ __all__ = [
     "ImportingError",
     "NoiseModel",
     "PauliChannel",
-    "PauliFrames",
     "QuantumLayer",
     "calibrate",
     "check_readout",

@@ -7,18 +7,17 @@ Up to 14 wires `run` does it for whole batches. Beyond that states are large, so
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ketune.circuits._dtypes import compute_dtype
+from ketune.circuits._pauli_frames import FramedCircuit, framed
 from ketune.circuits._product_states import product_states
 from ketune.circuits.adjoint import evolve
 from ketune.circuits.circuit import Circuit, Gate
 from ketune.circuits.noise import NoiseModel
-from ketune.circuits.pauli_frames import PauliFrames
 from ketune.circuits.statevector import MAX_WIRES, run
 
 _CHUNK = 2**20
@@ -44,7 +43,7 @@ def read_pauli_z(
 
     Noise. Each sample's readouts are means over trajectories of its own, unbiased, as their gradients are. With
     encoding "angle" its RY gates are gates of the circuit, and noise follows them too; amplitudes are loaded without
-    noise. See `PauliFrames` for the gates and channels that this can do.
+    noise. Channels are mixtures of Paulis, as for `noisy_run`.
 
     Args:
         circuit: the circuit.
@@ -54,7 +53,7 @@ def read_pauli_z(
         encoding: "angle" or "amplitude".
         noise: noise after the gates and in the readout; None for exact expectations.
         n_trajectories: trajectories of each sample.
-        generator: source of the noise, on the CPU; the global one when None.
+        generator: source of the noise on the angles' device; the global one when None.
 
     Returns:
         (..., n_wires) in float32, or float64 when features or angles are.
@@ -83,30 +82,29 @@ def read_pauli_z(
         return _exact(circuit, x, angles, encoding)
     if n_trajectories < 1:
         raise ValueError(f"n_trajectories={n_trajectories}: take at least 1")
+    if not noise.is_pauli:
+        raise ValueError("read_pauli_z: amplitude damping is no mixture of Paulis; use simulate_noisy")
     n_uploads = x.shape[-1] if encoding == "angle" else 0
-    frames = _frames(circuit, noise, n_uploads)
+    program = _framed(circuit, noise, n_uploads)
     lead = torch.broadcast_shapes(x.shape[:-1], angles.shape[:-1])
-    signs = frames.draw((n_trajectories, *lead), generator)
-    own = angles[..., frames.sources[n_uploads:].to(angles.device) - n_uploads]
-    own = own * signs.angles[..., n_uploads:].to(own)
+    turned, paulis = program.draw((n_trajectories, *lead), angles.device, generator)
+    own = program.angles(torch.cat((angles.new_zeros(*angles.shape[:-1], n_uploads), angles), -1))
+    own = torch.where(turned, -own, own)[..., n_uploads:]
     inner = Circuit(
         circuit.n_wires,
         tuple(
             gate if gate.angle is None else Gate(gate.name, gate.wires, gate.angle - n_uploads)
-            for gate in frames.circuit.gates[n_uploads:]
+            for gate in program.circuit.gates[n_uploads:]
         ),
     )
     out = _exact(inner, x.expand(n_trajectories, *lead, x.shape[-1]), own, encoding)
-    return (1 - 2 * noise.readout_error) * (out * signs.readouts.to(out)).mean(0)
+    return (1 - 2 * noise.readout_error) * (out * (1 - 2 * paulis.x.to(out))).mean(0)
 
 
-@lru_cache(maxsize=32)
-def _frames(circuit: Circuit, noise: NoiseModel, n_uploads: int) -> PauliFrames:
-    """Frames of the circuit behind RY gates on the first wires."""
-    if not n_uploads:
-        return PauliFrames(circuit, noise)
+def _framed(circuit: Circuit, noise: NoiseModel, n_uploads: int) -> FramedCircuit:
+    """The circuit behind RY gates on the first wires, ready for noise; these are its first gates."""
     uploads = tuple(Gate("RY", (wire,), wire) for wire in range(n_uploads))
-    return PauliFrames(Circuit(circuit.n_wires, uploads) + circuit, noise)
+    return framed(Circuit(circuit.n_wires, uploads) + circuit if n_uploads else circuit, noise)
 
 
 def _exact(circuit: Circuit, x: Tensor, angles: Tensor, encoding: str) -> Tensor:
