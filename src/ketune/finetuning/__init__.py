@@ -3,6 +3,7 @@
 from ketune.finetuning.base import BUNDLED_MODEL, context_length, load_base
 from ketune.finetuning.data import DEFAULT_SOURCE, TaskData, load_task
 from ketune.finetuning.generation import generate
+from ketune.finetuning.meta_training import MetaResult, MetaTraining, meta_train_starts
 from ketune.finetuning.metrics import evaluate_loss
 from ketune.finetuning.params import ParamsError, TrainingParams
 from ketune.finetuning.quantizing import QuantizedTraining
@@ -15,6 +16,8 @@ __all__ = [
     "DEFAULT_SOURCE",
     "TEMPLATES",
     "FinetuneResult",
+    "MetaResult",
+    "MetaTraining",
     "ParamsError",
     "QuantizedTraining",
     "TaskData",
@@ -26,5 +29,6 @@ __all__ = [
     "generate",
     "load_base",
     "load_task",
+    "meta_train_starts",
     "scores",
 ]
