@@ -267,11 +267,8 @@ class ContinualSearch:
             return
         stands = _read_json(file)
         if different := [key for key in asked if stands.get(key) != asked[key]]:
-            key = different[0]
-            raise SearchError(
-                f"{folder}: holds another search, {_difference(stands.get(key), asked[key], key)}; take another folder, "
-                f"or ask for the same"
-            )
+            what = _difference(stands.get(different[0]), asked[different[0]], different[0])
+            raise SearchError(f"{folder}: holds another search, {what}; take another folder, or ask for the same")
 
 
 def make_strategy(name: str, settings: SearchSettings | None = None) -> Strategy:
