@@ -29,7 +29,7 @@ SMALL = [
 ]
 
 
-def small_task(number: int, seed: int) -> LabelledData:
+def small_task(number: int, seed: int, n_rows: int | None) -> LabelledData:
     generator = torch.Generator().manual_seed(10 * seed + number)
     y = torch.arange(60) % 2
     x = torch.randn(60, 8, generator=generator) + torch.where(y == 0, -1.0, 1.0)[:, None] * torch.linspace(-1, 1, 8)
@@ -97,7 +97,8 @@ def test_another_search_does_not_go_into_the_same_folder(ketune, tmp_path):
         (["ecg", "--epochs", "0"], ["epochs=0"]),
         (["ecg", "--rank", "-1"], ["max_rank=-1"]),
         (["ecg", "--order", "both"], ["'both'", "entangler_first"]),
-        (["ecg", "--limit", "0"], ["0 training rows"]),
+        (["ecg", "--rows", "10"], ["10 rows", "300"]),
+        (["ecg", "--tasks", "9"], ["9 tasks"]),
     ],
 )
 def test_wrong_options_are_answered_in_one_line_and_leave_no_folder(ketune, tmp_path, options, words):

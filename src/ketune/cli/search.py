@@ -52,8 +52,8 @@ def run(
         int, typer.Option(metavar="N", help="Epochs of the chosen circuit.", rich_help_panel=_TRAINING)
     ] = 40,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Rows per step.", rich_help_panel=_TRAINING)] = 64,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", help="At most so many training rows.", rich_help_panel=_TRAINING)
+    rows: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows of each task, before they are split; the usual number if left out.")
     ] = None,
     out: Annotated[
         str | None,
@@ -81,7 +81,7 @@ def run(
     )
     with phase_progress() as on_phase, output.libraries_quiet():
         found = search_side_by_side(
-            make_tasks(data, tasks, seed, limit),
+            make_tasks(data, tasks, seed, rows),
             strategies,
             settings,
             folder,
