@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,10 @@ class EnergyProblem:
     def task(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The descriptor as a tensor (n,)."""
         return torch.tensor(self.descriptor, dtype=dtype)
+
+
+Family = Callable[[torch.Generator | None], EnergyProblem]
+"""A source of randomness (torch's own when None) to one problem of a family; all have descriptors of one length."""
 
 
 @dataclass(frozen=True, eq=False)
