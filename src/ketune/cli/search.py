@@ -53,7 +53,7 @@ def run(
     ] = 40,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Rows per step.", rich_help_panel=_TRAINING)] = 64,
     rows: Annotated[
-        int | None, typer.Option(metavar="N", help="Rows of each task, before they are split; the usual number if left out.")
+        int | None, typer.Option(metavar="N", help="Rows of each task before they are split, 300 or more.")
     ] = None,
     out: Annotated[
         str | None,

@@ -104,6 +104,20 @@ def test_the_policy_learns_a_planted_reward_far_better_than_chance(name):
     )
 
 
+def test_repeats_cost_nothing_where_they_are_not_counted():
+    counted, free = (
+        reinforce_search(SPACE, planted(), 30, context=context(), settings=ReinforceSettings(count_repeats=count))
+        for count in (True, False)
+    )
+    assert len(counted.evaluations) == 30
+    assert counted.n_distinct < len(free.evaluations) == free.n_distinct <= 30
+    assert free.evaluations[:3] == counted.evaluations[:3]
+    four = reinforce_search(
+        SearchSpace(depths=(1,)), planted(), 9, context=context(), settings=ReinforceSettings(count_repeats=False)
+    )
+    assert four.n_distinct == len(four.evaluations) == 4  # all there are, and an end
+
+
 def test_an_objective_that_does_not_depend_on_the_circuit_teaches_nothing():
     settings = ReinforceSettings(entropy_bonus=0.0)
     strategy = Reinforce(settings, policy_seed=1)

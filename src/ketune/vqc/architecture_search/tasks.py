@@ -45,7 +45,7 @@ def make_tasks(name: str, n_tasks: int, seed: int = 0, n_rows: int | None = None
         raise SearchError(f"tasks {name!r}: choose one of {', '.join(TASK_SETS)}")
     if not 1 <= n_tasks <= MOST_TASKS or (n_rows is not None and n_rows < FEWEST_ROWS) or seed < 0:
         raise SearchError(
-            f"{n_tasks} tasks of {n_rows} rows, seed {seed}: 1 to {MOST_TASKS} tasks of at least {FEWEST_ROWS} rows, and "
-            f"a seed of at least 0"
+            f"{n_tasks} tasks of {n_rows} rows, seed {seed}: 1 to {MOST_TASKS} tasks of at least {FEWEST_ROWS} rows, "
+            f"and a seed of at least 0"
         )
     return [TASK_SETS[name](number, seed, n_rows) for number in range(n_tasks)]
