@@ -14,7 +14,7 @@ from ketune.vqc.architecture_search import (
     SearchSettings,
     SearchSpace,
 )
-from ketune.vqc.architecture_search.continual import STRATEGIES, make_strategy
+from ketune.vqc.architecture_search.settings import STRATEGIES, make_strategy
 from ketune.vqc.circuit_file import load_circuit_file
 
 from .tasks import task
@@ -48,11 +48,17 @@ def killed_after(n):
     return progress
 
 
+@pytest.fixture(scope="module")
+def unbroken_searches():
+    """Each strategy's search without a break, and what it found."""
+    searches = {name: ContinualSearch(tasks(), name, SETTINGS) for name in ("reinforce", "random")}
+    return {name: (search, search.run()) for name, search in searches.items()}
+
+
 @pytest.mark.parametrize("strategy", ["reinforce", "random"])
 @pytest.mark.parametrize("calls", [1, 5, 8, 9, 14])
-def test_a_killed_search_goes_on_and_gives_what_an_unbroken_one_gives(tmp_path, strategy, calls):
-    unbroken = ContinualSearch(tasks(), strategy, SETTINGS, tmp_path / "unbroken")
-    expected = unbroken.run()
+def test_a_killed_search_goes_on_and_gives_what_an_unbroken_one_gives(tmp_path, unbroken_searches, strategy, calls):
+    unbroken, expected = unbroken_searches[strategy]
     with pytest.raises(Killed):
         ContinualSearch(tasks(), strategy, SETTINGS, tmp_path / "killed").run(killed_after(calls))
     stood = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed" / "scores").rglob("*.json")}

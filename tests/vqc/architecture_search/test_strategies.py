@@ -162,9 +162,9 @@ def test_the_sampled_fisher_information_approaches_the_exact_one():
         ):
             exact[name] += float(log_p.detach().exp()) * gradient.square()
     policy.train()  # dropout must be off whatever the mode
-    sampled = policy_fisher(policy, context(), 800, seed=0)
+    sampled = policy_fisher(policy, context(), 400, seed=0)
     for name, expected in exact.items():
-        assert torch.allclose(sampled[name], expected, rtol=0.3, atol=0.03 * float(expected.max())), name
+        assert torch.allclose(sampled[name], expected, rtol=0.3, atol=0.05 * float(expected.max())), name
 
 
 def after_two_tasks(elastic, divergence):

@@ -15,8 +15,10 @@ from typing import Any
 
 from ketune.circuits.rendering import RenderError, render
 from ketune.vqc._atomic_files import write_whole
-from ketune.vqc.architecture_search.continual import STRATEGIES, ContinualSearch, SearchSettings, TaskResult
+from ketune.vqc.architecture_search.continual import ContinualSearch
+from ketune.vqc.architecture_search.settings import STRATEGIES, SearchSettings
 from ketune.vqc.architecture_search.space import SearchError
+from ketune.vqc.architecture_search.task_result import TaskResult
 from ketune.vqc.circuit_file import save_circuit
 from ketune.vqc.problems.base import LabelledData
 
