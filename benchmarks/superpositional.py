@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,7 @@ PROBLEMS: dict[str, tuple[str, dict[str, Any]]] = {
 CIRCUIT_RATES = (0.01, 0.03, 0.1)
 MODEL_RATES = (0.005, 0.015, 0.045)
 TUNING_SEED = 1000
+TARGET = 1.6e-3  # Hartree, what chemists call accurate; for the chain a share of the ground energy
 
 
 def of_circuit(name: str, lr: float, seed: int) -> Callable[[list[torch.Tensor]], torch.optim.Optimizer]:
@@ -112,7 +114,8 @@ def rows_of(
 
 def table(kind: str, found: dict[str, tuple[float, list[dict[str, Any]]]]) -> str:
     """One row for each optimiser; p is of a paired t-test against AdamW, not corrected for the number of rows."""
-    lines = [f"| {kind} | rate | last | in AdamW's time | seconds | p |", "| --- |" + " ---: |" * 5]
+    lines = [f"| {kind} | rate | last | in AdamW's time | median steps to {TARGET:g} | seconds | p |"]
+    lines.append("| --- |" + " ---: |" * 6)
     reference = {seed: run["last"] for seed, run in enumerate(found["AdamW"][1])}
     for name, (rate, runs) in found.items():
         last = mean_interval([run["last"] for run in runs])
@@ -120,15 +123,21 @@ def table(kind: str, found: dict[str, tuple[float, list[dict[str, Any]]]]) -> st
         for seed, run in enumerate(runs):
             allowed = found["AdamW"][1][seed]["seconds"]
             if "curve" in run:
-                steps = len(run["curve"]) - 1
-                in_time.append(run["curve"][min(steps, int(steps * allowed / run["seconds"]))])
+                taken = len(run["curve"]) - 1
+                in_time.append(run["curve"][min(taken, int(taken * allowed / run["seconds"]))])
+        arrived = sorted(
+            next((step for step, gap in enumerate(run["curve"]) if gap <= TARGET), math.inf)
+            for run in runs
+            if "curve" in run
+        )
+        steps = f"{arrived[len(arrived) // 2]:g}" if arrived else "–"
         timed = f"{mean_interval(in_time).mean:.2e}" if in_time else "–"
         seconds = mean_interval([run["seconds"] for run in runs]).mean
         p = paired_t_test({seed: run["last"] for seed, run in enumerate(runs)}, reference).p_value
         digits = ".2e" if in_time else ".4f"
         shown = f"{last.mean:{digits}} ± {last.half_width or 0:{digits}}"
         said = "" if name == "AdamW" or p is None else f"{p:.2f}"
-        lines.append(f"| {name} | {rate:g} | {shown} | {timed} | {seconds:.1f} | {said} |")
+        lines.append(f"| {name} | {rate:g} | {shown} | {timed} | {steps} | {seconds:.1f} | {said} |")
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from ketune.cli import (
     methods,
     quantize,
     report,
+    search,
     vqc,
 )
 from ketune.errors import KetuneError
@@ -45,6 +46,7 @@ _COMMANDS: dict[str, Any] = {
     "report": report,
     "circuit": circuit,
     "vqc": vqc,
+    "search": search,
 }
 EXAMPLES = ("ketune compare", "ketune methods --model ./my-model --budget 0.1%", "ketune finetune --help")
 

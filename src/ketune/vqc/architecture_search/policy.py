@@ -114,8 +114,8 @@ class ArchitecturePolicy(nn.Module):
         super().__init__()
         if activation not in ("gelu", "none") or n_features < 1:
             raise SearchError(
-                f"ArchitecturePolicy(n_features={n_features}, activation={activation!r}): at least 1 feature, and 'gelu' "
-                f"or 'none'"
+                f"ArchitecturePolicy(n_features={n_features}, activation={activation!r}): at least 1 feature, "
+                f"and 'gelu' or 'none'"
             )
         self.space, self.n_features, self.activation = space, n_features, activation
         with torch.random.fork_rng(devices=[]):
