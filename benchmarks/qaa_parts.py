@@ -26,8 +26,15 @@ import torch
 from ketune import QAAConfig
 from ketune.comparison.atomic import write_atomically
 from ketune.comparison.statistics import mean_interval, paired_t_test
-from ketune.finetuning import TrainingParams, evaluate_loss, finetune, load_base, load_task
-from ketune.finetuning import MetaTraining, meta_train_starts
+from ketune.finetuning import (
+    MetaTraining,
+    TrainingParams,
+    evaluate_loss,
+    finetune,
+    load_base,
+    load_task,
+    meta_train_starts,
+)
 from ketune.vqc import LabelledData, Rows
 from ketune.vqc.architecture_search import ClassifierTraining, ContinualSearch, SearchSettings
 from ketune.vqc.circuit_file import CircuitFile

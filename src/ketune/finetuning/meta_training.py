@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ketune.adapters.calibration import collect_inputs
-from ketune.adapters.learned_starts import PLACE_LENGTH, circuits_of, places_of, pooled, tasks_for
+from ketune.adapters.learned_starts import PLACE_LENGTH, circuits_of, places_of, pooled
 from ketune.adapters.qaa import QAAConfig
 from ketune.errors import TrainingError
 from ketune.finetuning.base import load_base, prepare_tokenizer
@@ -125,8 +125,8 @@ def meta_train_starts(
         raise TrainingError(f"meta_train_starts(kind={kind!r}): choose one of {', '.join(map(repr, KINDS))}")
     if adapter.control != "trained" or adapter.angles != "free":
         raise TrainingError(
-            f"meta_train_starts: an adapter with control={adapter.control!r} and angles={adapter.angles!r} has no angles "
-            "of its own to start; pass QAAConfig(control='trained', angles='free')"
+            f"meta_train_starts: an adapter with control={adapter.control!r} and angles={adapter.angles!r} has no "
+            "angles of its own to start; pass QAAConfig(control='trained', angles='free')"
         )
     base, tokenizer = _loaded(model, tokenizer)
     place = next(base.parameters()).device
@@ -171,10 +171,8 @@ def _encoded(source: str | Path | TaskData, model: nn.Module, tokenizer: PreTrai
 
 
 def _batches(rows: Sequence[Encoded], size: int, pad: int, place: torch.device) -> list[dict[str, Tensor]]:
-    found = []
-    for start in range(0, len(rows), size):
-        found.append({key: tensor.to(place) for key, tensor in collate(rows[start : start + size], pad).items()})
-    return found
+    parts = (collate(rows[start : start + size], pad) for start in range(0, len(rows), size))
+    return [{key: tensor.to(place) for key, tensor in part.items()} for part in parts]
 
 
 def _told(adapted: nn.Module, kind: str, support: Sequence[Sequence[Mapping[str, Tensor]]]) -> list[list[Tensor]]:
