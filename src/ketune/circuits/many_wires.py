@@ -84,29 +84,25 @@ def read_pauli_z(
     if n_trajectories < 1:
         raise ValueError(f"n_trajectories={n_trajectories}: take at least 1")
     n_uploads = x.shape[-1] if encoding == "angle" else 0
-    frames = _frames(circuit, noise, n_uploads)
+    frames, inner = _frames(circuit, noise, n_uploads)
     lead = torch.broadcast_shapes(x.shape[:-1], angles.shape[:-1])
     signs = frames.draw((n_trajectories, *lead), generator)
     own = angles[..., frames.sources[n_uploads:].to(angles.device) - n_uploads]
     own = own * signs.angles[..., n_uploads:].to(own)
-    inner = Circuit(
-        circuit.n_wires,
-        tuple(
-            gate if gate.angle is None else Gate(gate.name, gate.wires, gate.angle - n_uploads)
-            for gate in frames.circuit.gates[n_uploads:]
-        ),
-    )
     out = _exact(inner, x.expand(n_trajectories, *lead, x.shape[-1]), own, encoding)
     return (1 - 2 * noise.readout_error) * (out * signs.readouts.to(out)).mean(0)
 
 
 @lru_cache(maxsize=32)
-def _frames(circuit: Circuit, noise: NoiseModel, n_uploads: int) -> PauliFrames:
-    """Frames of the circuit behind RY gates on the first wires."""
-    if not n_uploads:
-        return PauliFrames(circuit, noise)
-    uploads = tuple(Gate("RY", (wire,), wire) for wire in range(n_uploads))
-    return PauliFrames(Circuit(circuit.n_wires, uploads) + circuit, noise)
+def _frames(circuit: Circuit, noise: NoiseModel, n_uploads: int) -> tuple[PauliFrames, Circuit]:
+    """Frames of the circuit behind RY gates on the first wires, and the circuit with an angle for each gate."""
+    uploads = Circuit(circuit.n_wires, tuple(Gate("RY", (wire,), wire) for wire in range(n_uploads)))
+    frames = PauliFrames(uploads + circuit, noise)
+    gates = (
+        gate if gate.angle is None else Gate(gate.name, gate.wires, gate.angle - n_uploads)
+        for gate in frames.circuit.gates[n_uploads:]
+    )
+    return frames, Circuit(circuit.n_wires, tuple(gates))
 
 
 def _exact(circuit: Circuit, x: Tensor, angles: Tensor, encoding: str) -> Tensor:
