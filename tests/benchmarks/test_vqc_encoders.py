@@ -1,4 +1,4 @@
-"""The benchmark of encoders: arms that are comparable, tables that say what the cells say, going on where it stopped."""
+"""The benchmark of encoders: comparable arms, tables that say what the cells say, going on where it stopped."""
 
 import importlib.util
 import json

@@ -7,6 +7,7 @@ Up to 14 wires `run` does it for whole batches. Beyond that states are large, so
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -85,26 +86,25 @@ def read_pauli_z(
     if not noise.is_pauli:
         raise ValueError("read_pauli_z: amplitude damping is no mixture of Paulis; use simulate_noisy")
     n_uploads = x.shape[-1] if encoding == "angle" else 0
-    program = _framed(circuit, noise, n_uploads)
+    program, inner = _framed(circuit, noise, n_uploads)
     lead = torch.broadcast_shapes(x.shape[:-1], angles.shape[:-1])
     turned, paulis = program.draw((n_trajectories, *lead), angles.device, generator)
     own = program.angles(torch.cat((angles.new_zeros(*angles.shape[:-1], n_uploads), angles), -1))
     own = torch.where(turned, -own, own)[..., n_uploads:]
-    inner = Circuit(
-        circuit.n_wires,
-        tuple(
-            gate if gate.angle is None else Gate(gate.name, gate.wires, gate.angle - n_uploads)
-            for gate in program.circuit.gates[n_uploads:]
-        ),
-    )
     out = _exact(inner, x.expand(n_trajectories, *lead, x.shape[-1]), own, encoding)
     return (1 - 2 * noise.readout_error) * (out * (1 - 2 * paulis.x.to(out))).mean(0)
 
 
-def _framed(circuit: Circuit, noise: NoiseModel, n_uploads: int) -> FramedCircuit:
-    """The circuit behind RY gates on the first wires, ready for noise; these are its first gates."""
-    uploads = tuple(Gate("RY", (wire,), wire) for wire in range(n_uploads))
-    return framed(Circuit(circuit.n_wires, uploads) + circuit if n_uploads else circuit, noise)
+@lru_cache(maxsize=32)
+def _framed(circuit: Circuit, noise: NoiseModel, n_uploads: int) -> tuple[FramedCircuit, Circuit]:
+    """The circuit behind RY gates on the first wires, ready for noise, and the same without these gates."""
+    uploads = Circuit(circuit.n_wires, tuple(Gate("RY", (wire,), wire) for wire in range(n_uploads)))
+    program = framed(uploads + circuit, noise)
+    gates = (
+        gate if gate.angle is None else Gate(gate.name, gate.wires, gate.angle - n_uploads)
+        for gate in program.circuit.gates[n_uploads:]
+    )
+    return program, Circuit(circuit.n_wires, tuple(gates))
 
 
 def _exact(circuit: Circuit, x: Tensor, angles: Tensor, encoding: str) -> Tensor:

@@ -1,6 +1,7 @@
 """Fine-tuning: tasks, the training run, and what the result is worth."""
 
 from ketune.finetuning.base import BUNDLED_MODEL, context_length, load_base
+from ketune.finetuning.circuit_head import CircuitHead, CircuitHeadConfig, add_circuit_head
 from ketune.finetuning.data import DEFAULT_SOURCE, TaskData, load_task
 from ketune.finetuning.generation import generate
 from ketune.finetuning.meta_training import MetaResult, MetaTraining, meta_train_starts
@@ -15,6 +16,8 @@ __all__ = [
     "BUNDLED_MODEL",
     "DEFAULT_SOURCE",
     "TEMPLATES",
+    "CircuitHead",
+    "CircuitHeadConfig",
     "FinetuneResult",
     "MetaResult",
     "MetaTraining",
@@ -23,6 +26,7 @@ __all__ = [
     "TaskData",
     "Template",
     "TrainingParams",
+    "add_circuit_head",
     "context_length",
     "evaluate_loss",
     "finetune",
