@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ketune.circuits import Circuit, Gate, crz_ring, evolve, ring_rxryrz, rxryrz_ring, simulate, strongly_entangling
-from ketune.circuits._blocks import Blocks
+from ketune.circuits._block_matrices import block_matrices
+from ketune.circuits._blocks import Blocks, fuse
 from ketune.circuits._stages import AddressMap, plan_passes, stage
 from ketune.circuits.adjoint import _backward, _forward
 
@@ -72,3 +73,15 @@ def test_gates_that_turn_by_part_of_an_angle_keep_to_blocks():
     assert stage(circuit, 5) is None
     angles = torch.randn(circuit.n_angles, dtype=torch.float64)
     torch.testing.assert_close(evolve(circuit, angles), simulate(circuit, angles))
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_matrices_of_blocks_are_those_of_their_gates(shape):
+    circuit = mixed_circuit()
+    angles = torch.randn(*shape, circuit.n_angles, dtype=torch.float64)
+    for size in (2, 4):
+        for plan in (stage(circuit, size), fuse(circuit, size)):
+            for block, matrix in zip(plan.blocks, block_matrices(plan, angles)):
+                eye = torch.eye(2**block.circuit.n_wires, dtype=torch.complex128)
+                wanted = simulate(block.circuit, angles[..., None, list(block.angles)], eye).mT
+                torch.testing.assert_close(matrix.to(torch.complex128), wanted)

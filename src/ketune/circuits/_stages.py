@@ -4,7 +4,7 @@ CNOT, CZ and SWAP only rename basis states and change signs. Taken together, tho
 gather of the state, and the one-wire gates between two entanglers cost one matrix product for every five wires,
 whatever the wires they stand on. For ansätze on many wires this takes far fewer passes over a state than blocks of
 neighbouring gates (`fuse`), and no wires are ever moved: when this was written, forward and backward of 20 wires and 6
-layers of `rxryrz_ring` fell from 4.4 to 1.5 s of CPU time (`benchmarks/vqc_encoders.py --only timing`).
+layers of `rxryrz_ring` fell from 4.4 to 1.0 s of CPU time (`benchmarks/vqc_encoders.py --only timing`).
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ketune.circuits._block_matrices import block_matrices
 from ketune.circuits._blocks import Blocks
 from ketune.circuits._stages import AddressMap, plan_passes
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.hamiltonian import Hamiltonian
-from ketune.circuits.simulate import simulate
 
 _BLOCK_WIRES = 5  # the product with a 32 x 32 matrix reaches the processor's rate and reads each state once
 _OWN_BLOCK_WIRES = 3  # where each state has its own angles: making the matrices costs as much as the products
@@ -65,13 +65,8 @@ def evolve(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
     batch = torch.broadcast_shapes(angles.shape[:-1], state.shape[:-1])
     n_states = math.prod(batch)
     plan = plan_passes(circuit, _BLOCK_WIRES if angles.ndim == 1 else _OWN_BLOCK_WIRES)
-    matrices = []
-    for block in plan.blocks:
-        eye = torch.eye(2**block.circuit.n_wires, dtype=angles.dtype, device=angles.device)
-        own = angles[..., list(block.angles)]
-        if angles.ndim > 1:
-            own = own.expand(*batch, len(block.angles)).reshape(n_states, 1, len(block.angles))
-        matrices.append(simulate(block.circuit, own, eye).mT.to(dtype))
+    sets = angles if angles.ndim == 1 else angles.expand(*batch, -1).reshape(n_states, circuit.n_angles)
+    matrices = [matrix.to(dtype) for matrix in block_matrices(plan, sets)]
     out = _Evolve.apply(plan, state.to(dtype).expand(*batch, size).reshape(n_states, size), *matrices)
     assert isinstance(out, Tensor)
     return out.view(*batch, size)
