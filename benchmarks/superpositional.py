@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from ketune import QAAConfig
-from ketune.comparison.atomic import write_atomically
 from ketune.comparison.statistics import mean_interval, paired_t_test
+from ketune.files import write_atomically
 from ketune.finetuning import TrainingParams, evaluate_loss, finetune, load_task
 from ketune.optim import SuperpositionalAdamW
 from ketune.vqc import STARTS, minimise

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from ketune.circuits import Channel, Circuit, NoiseModel, read_pauli_z, rxryrz_ring
-from ketune.comparison.atomic import write_atomically
+from ketune.files import write_atomically
 from ketune.vqc.classifier import CircuitClassifier
 from ketune.vqc.controls import TrainOnlyClassifier
 from ketune.vqc.hypernetwork import AngleHypernet

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ketune.circuits import ANSATZE, Channel, Circuit, NoiseModel
-from ketune.vqc._atomic_files import write_whole
+from ketune.files import write_atomically
 from ketune.vqc.architecture import Architecture, ArchitectureError
 from ketune.vqc.classifier import CircuitClassifier
 from ketune.vqc.energy_runs import RunError, claim
@@ -184,7 +184,7 @@ def run_classifiers(
                         if on_run is not None:
                             on_run(name, seed, epoch + 1, runs.epochs)
 
-                    write_whole(file, json.dumps(asdict(_run(runs, data, encoder, block, seed, report))) + "\n")
+                    write_atomically(file, json.dumps(asdict(_run(runs, data, encoder, block, seed, report))) + "\n")
                 results.append(read_classifier_result(file))
     return results
 

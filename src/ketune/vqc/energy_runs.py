@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ketune.circuits import Channel, NoiseModel
 from ketune.errors import KetuneError
-from ketune.vqc._atomic_files import write_whole
+from ketune.files import write_atomically
 from ketune.vqc.flip import FlipDecoder
 from ketune.vqc.initialiser import Initialiser, load_initialiser
 from ketune.vqc.learner import Learner
@@ -193,7 +193,7 @@ def run_energies(
                     if on_run is not None:
                         on_run(start, seed, step, runs.n_steps)
 
-                write_whole(file, json.dumps(asdict(_run(runs, problem, start, seed, folder, report))) + "\n")
+                write_atomically(file, json.dumps(asdict(_run(runs, problem, start, seed, folder, report))) + "\n")
             results.append(read_result(file))
     return results
 
@@ -249,7 +249,7 @@ def claim(folder: Path, runs: Any, growing: tuple[str, ...]) -> None:
             )
         for key in growing:
             wanted[key] = list(dict.fromkeys([*standing[key], *wanted[key]]))
-    write_whole(file, json.dumps(wanted, indent=2) + "\n")
+    write_atomically(file, json.dumps(wanted, indent=2) + "\n")
 
 
 def _run(
@@ -299,7 +299,7 @@ def _angles(
                 on_step=lambda step, _: report(step - runs.meta_steps),
             )
         learned.save(file)
-        write_whole(note, json.dumps({"n_gradients": history.n_gradients}) + "\n")
+        write_atomically(note, json.dumps({"n_gradients": history.n_gradients}) + "\n")
     return _ask(load_initialiser(file), problem), json.loads(note.read_text("utf-8"))["n_gradients"]
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ketune.vqc._atomic_files import read_bounded, write_whole
+from ketune.files import read_bounded, write_atomically
 from ketune.vqc.architecture import Architecture
 from ketune.vqc.architecture_search.features import EncodedData, encode
 from ketune.vqc.architecture_search.policy import CONTEXT_ROWS
@@ -123,7 +123,7 @@ class ContinualSearch:
         known = {file.stem: _read_score(file) for file in sorted(book.glob("*.json"))}
 
         def keep(architecture: Architecture, score: Score) -> None:
-            write_whole(book / f"{architecture.text}.json", json.dumps(score.to_dict()))
+            write_atomically(book / f"{architecture.text}.json", json.dumps(score.to_dict()))
 
         return CircuitScorer(encoded.data, self.n_wires, self.settings.training, seed, known=known, on_score=keep)
 
@@ -135,7 +135,7 @@ class ContinualSearch:
         file = result.circuit_file
         save_circuit(place.with_name(f"{place.name}.circuit.json"), file.circuit, file.architecture, file.about)
         # Last, because this file says that the task has ended.
-        write_whole(place.with_name(f"{place.name}.json"), json.dumps(result.to_dict(), indent=1))
+        write_atomically(place.with_name(f"{place.name}.json"), json.dumps(result.to_dict(), indent=1))
 
     def _claim(self, folder: Path) -> None:
         """Writes what is asked for, or checks that the folder was made for the same."""
@@ -144,7 +144,7 @@ class ContinualSearch:
         asked = json.loads(json.dumps({"settings": settings, "n_wires": self.n_wires, "tasks": tasks}))
         file = folder / "search.json"
         if not file.exists():
-            write_whole(file, json.dumps(asked, indent=1))
+            write_atomically(file, json.dumps(asked, indent=1))
             return
         stands = _read_json(file)
         if different := [key for key in asked if stands.get(key) != asked[key]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ketune.circuits.rendering import RenderError, render
-from ketune.vqc._atomic_files import write_whole
+from ketune.files import write_atomically
 from ketune.vqc.architecture_search.continual import ContinualSearch
 from ketune.vqc.architecture_search.settings import STRATEGIES, SearchSettings
 from ketune.vqc.architecture_search.space import SearchError
@@ -94,7 +94,7 @@ def search_side_by_side(
     except RenderError:
         drawing = None
     found = SideBySide(results, folder, drawing)
-    write_whole(folder / "results.json", json.dumps({"results": found.rows}, indent=1) + "\n")
+    write_atomically(folder / "results.json", json.dumps({"results": found.rows}, indent=1) + "\n")
     beside = folder / ".best_rewards.png.part"
     beside.write_bytes(draw_best_rewards(results))
     beside.replace(folder / "best_rewards.png")
