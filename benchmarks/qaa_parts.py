@@ -81,7 +81,7 @@ def searched_circuit(out: Path, n_rows: int, evaluations: int) -> str:
             n_evaluations=evaluations, max_rank=None, training=ClassifierTraining(epochs=4), final_epochs=8
         )
         found = ContinualSearch([hidden_states(n_rows)], "reinforce", settings, out / "search").run()[-1]
-        print(f"searched: {found.architecture.text}, test {found.final.quality.balanced_accuracy:.3f}", flush=True)
+        print(f"searched: {found.architecture.text}, test {found.final.test.balanced_accuracy:.3f}", flush=True)
         write_atomically(file, found.circuit_file.text + "\n")
     return CircuitFile.from_text(file.read_text()).text
 
