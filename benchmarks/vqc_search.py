@@ -245,7 +245,9 @@ def percent(values: Sequence[float]) -> str:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    ranks = [torch.tensor(v, dtype=torch.float64).argsort().argsort().double() for v in (a, b)]
+    """Rank correlation; equal values share their mean rank."""
+    columns = [torch.tensor(values, dtype=torch.float64) for values in (a, b)]
+    ranks = [((v[:, None] > v).double() + 0.5 * (v[:, None] == v).double()).sum(1) for v in columns]
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 
 
