@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ketune.comparison.statistics import mean_interval, paired_t_test
+from ketune.comparison.statistics import mean_interval, paired_t_test, t_quantile
 from ketune.vqc import LabelledData, Rows
 from ketune.vqc.architecture import Architecture
 from ketune.vqc.architecture_search import (
@@ -245,7 +245,9 @@ def percent(values: Sequence[float]) -> str:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    ranks = [torch.tensor(v, dtype=torch.float64).argsort().argsort().double() for v in (a, b)]
+    """Rank correlation; equal values share their mean rank."""
+    columns = [torch.tensor(values, dtype=torch.float64) for values in (a, b)]
+    ranks = [((v[:, None] > v).double() + 0.5 * (v[:, None] == v).double()).sum(1) for v in columns]
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 
 
@@ -295,21 +297,23 @@ def _replica_lines(cell: Cell) -> list[str]:
     found, correlation = cell.replicas(), cell.correlation()
     lines = []
     if found is not None:
-        n = len(found["random"]["curves"])
-        lines += ["", f"{n} searches on the scores of all 336 circuits of seed {cell.seed}, mean over tasks:", ""]
+        searches, last = len(found["random"]["curves"]), len(found["random"]["curves"][0][0])
+        early = max(1, last // 3)
         lines += [
-            "| | best reward after 10 | after 30 | backward transfer | forward transfer |",
+            "",
+            f"{searches} searches on the scores of all 336 circuits of seed {cell.seed}, mean over tasks:",
+            "",
+        ]
+        lines += [
+            f"| | best reward after {early} | after {last} | backward transfer | forward transfer |",
             "| --- |" + " ---: |" * 4,
         ]
         for name, runs in found.items():
             if not isinstance(runs, dict):
                 continue
-            at = {
-                n: [sum(c[n - 1] for c in curves) / len(curves) for curves in runs["curves"]]
-                for n in (10, len(runs["curves"][0][0]))
-            }
+            at = [[sum(c[n - 1] for c in curves) / len(curves) for curves in runs["curves"]] for n in (early, last)]
             moves = [percent(runs[key]) if key in runs else "–" for key in ("backward", "forward")]
-            lines.append(f"| {name} | " + " | ".join([*(percent(values) for values in at.values()), *moves]) + " |")
+            lines.append(f"| {name} | " + " | ".join([*(percent(values) for values in at), *moves]) + " |")
         ceiling, mean = (100 * sum(found[key]) / len(found[key]) for key in ("ceiling", "mean"))
         lines.append(f"| best of all / mean of all | {ceiling:.1f} / {mean:.1f} | | | |")
     if correlation is not None:
@@ -322,7 +326,7 @@ def _replica_lines(cell: Cell) -> list[str]:
 
 
 def picture(cells: dict[str, list[Cell]], path: Path) -> None:
-    """Best reward against evaluations, mean of 50 searches with its 95 % interval."""
+    """Best reward against evaluations, mean of many searches with its 95 % interval."""
     from ketune.comparison.figure_style import drawing, to_png
 
     with drawing():
@@ -342,7 +346,7 @@ def picture(cells: dict[str, list[Cell]], path: Path) -> None:
             for strategy, colour in COLOURS.items():
                 curves = torch.tensor(found[strategy]["curves"]).mean(1)  # (searches, evaluations)
                 mean = curves.mean(0)
-                half = 2.01 * curves.std(0) / len(curves) ** 0.5
+                half = t_quantile(0.95, len(curves) - 1) * curves.std(0) / len(curves) ** 0.5
                 numbers = range(1, len(mean) + 1)
                 axes.plot(numbers, mean, color=colour, label=strategy)
                 axes.fill_between(numbers, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
@@ -364,7 +368,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--final-epochs", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=0.03)
-    parser.add_argument("--replicas", type=int, default=50, help="searches on the scores of all circuits")
+    parser.add_argument("--replicas", type=int, default=50, help="searches on the scores of all circuits, 2 or more")
     parser.add_argument("--out", type=Path, default=Path("runs/vqc_search"))
     parser.add_argument("--only-report", action="store_true", help="run nothing; write the report of what stands")
     options = parser.parse_args()
