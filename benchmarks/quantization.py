@@ -31,9 +31,9 @@ from ketune import PreQuantConfig
 from ketune.cli._progress import comparison_progress
 from ketune.comparison import ComparisonSpec, run_comparison
 from ketune.comparison.arms import Arm, read_comparison
-from ketune.comparison.atomic import write_atomically
 from ketune.comparison.planning import load_data
 from ketune.comparison.statistics import Interval, mean_interval
+from ketune.files import write_atomically
 from ketune.finetuning import evaluate_loss, load_base
 from ketune.finetuning.encoding import Encoder
 from ketune.finetuning.metrics import effective_max_length

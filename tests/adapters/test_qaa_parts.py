@@ -11,10 +11,10 @@ from tests.adapters.models import TwoLayers, tiny_llama
 from ketune import QAAConfig
 from ketune.adapters import ConfigError
 from ketune.adapters.learned_starts import PLACE_LENGTH, circuits_of, places_of
-from ketune.adapters.train_angles import TrainAngles, train_count
+from ketune.adapters.train_angles import TrainAngles
 from ketune.circuits import ry_ring, to_openqasm3
 from ketune.errors import KetuneError
-from ketune.tensor_networks import contract_train
+from ketune.tensor_networks import TrainVector, contract_train
 from ketune.vqc import FlipDecoder, InitialiserError, Learner
 from ketune.vqc.architecture import Architecture
 from ketune.vqc.circuit_file import CircuitFile, save_circuit
@@ -85,7 +85,7 @@ def test_one_tensor_train_emits_the_angles_of_all_layers_and_starts_at_zero(tmp_
     shapes = [(10, 20), (20, 2)]
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     angles = sum(config.circuit_for(width).n_angles for width, _ in shapes)
-    assert n_trained == config.model_parameter_count(shapes) == 4 * 20 + 5 * 2 + train_count(angles, 3)
+    assert n_trained == config.model_parameter_count(shapes) == 4 * 20 + 5 * 2 + TrainVector.count_parameters(angles, 3)
     updates = [model.get_submodule(f"base_model.model.{name}").update_of("default") for name in LAYERS]
     starts = [update.angles.detach().clone() for update in updates]
     trained(model)
@@ -108,12 +108,12 @@ def test_every_core_of_the_train_learns():
 
 def test_the_train_is_a_slice_of_its_dense_vector():
     train = TrainAngles([5, 7, 3], 2, moved=True)
-    whole = contract_train(list(train.cores)).flatten()
+    whole = contract_train(list(train.vector.cores)).flatten()
     assert torch.equal(train(1), whole[5:12])
-    assert train_count(15, 2) == sum(core.numel() for core in train.cores)
+    assert TrainVector.count_parameters(15, 2) == sum(core.numel() for core in train.parameters())
     start = TrainAngles([400, 100], 4)
     assert not start(0).any()
-    start.cores[-1].data.normal_()
+    start.vector.cores[-1].data.normal_()
     assert start(0).detach().std().item() == pytest.approx(1, abs=0.6)
 
 

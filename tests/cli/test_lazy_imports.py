@@ -22,7 +22,16 @@ assert not found, found
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["methods", "--help"], ["export", "--help"], ["quantize", "--help"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["methods", "--help"],
+        ["export", "--help"],
+        ["quantize", "--help"],
+        ["vqc", "--help"],
+        ["search", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_comes_without_torch(arguments):
     done = subprocess.run(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.comparison.result_builder import build_result, failed_result, write_folder
 
-from ketune.comparison import atomic
+from ketune import files
 from ketune.comparison.results import Result, ResultError, load_results
 
 # The dtypes that PEFT's method_comparison/processing.py casts its columns to, in the version of 2026 (task MetaMathQA).
@@ -298,7 +298,7 @@ def test_a_kill_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkeyp
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(atomic.os, "fsync", killed)
+    monkeypatch.setattr(files.os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         build_result("lora", learning_rate=2.0).save(path)
     assert Result.load(path).ketune.learning_rate == 1.0

@@ -46,8 +46,21 @@ def run_suite(tmp_path: Path, cases: str, suites: str, at_least: int) -> str:
         ("peft_cases_qtha.py", 450),
         ("peft_cases_qpa.py", 1090),
         ("peft_cases_prequant.py", 550),
+        ("peft_cases_qaa_train.py", 550),
     ],
-    ids=["linear", "pauli_z", "quantum_peft", "quic", "quanta", "compass", "qtha_linear", "qtha", "qpa", "prequant"],
+    ids=[
+        "linear",
+        "pauli_z",
+        "quantum_peft",
+        "quic",
+        "quanta",
+        "compass",
+        "qtha_linear",
+        "qtha",
+        "qpa",
+        "prequant",
+        "qaa_train",
+    ],
 )
 def test_every_suite_passes(tmp_path, cases, at_least):
     print(run_suite(tmp_path, cases, "custom,config,decoder,gpt2,feature,seqcls,encdec", at_least))

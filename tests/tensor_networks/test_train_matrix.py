@@ -144,3 +144,58 @@ def test_padded_widths_use_every_core():
     assert math.prod(layer.shape.in_modes) > 23
     layer(torch.randn(5, 23)).sum().backward()
     assert all(core.grad.abs().max() > 0 for core in layer.cores)
+
+
+@pytest.mark.parametrize(
+    ("out", "size", "rank", "n_modes"),
+    [(8, 784, 3, 3), (216, 2500, 4, 4), (12, 30, 5, 2), (7, 7919, 2, 4)],  # the last one is padded
+)
+def test_unit_variance_in_gives_unit_variance_out(out, size, rank, n_modes):
+    shape = TrainMatrix.balanced(out, size, rank, n_modes)
+    layer = TrainLinear(shape, init="variance")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, size, generator=generator)
+    squares = []
+    with torch.no_grad():
+        for _ in range(1500):
+            layer.reset_parameters(generator)
+            squares.append(layer(x).square().mean())
+    squares = torch.stack(squares)
+    error = squares.std() / len(squares) ** 0.5
+    norms = x.square().mean()  # of these inputs
+    assert abs(squares.mean() - norms) < 4 * error
+    assert error < 0.1  # so that a factor of 2^d, or of the padding, would show
+
+
+def test_the_older_start_doubles_the_variance_for_each_core():
+    shape = TrainMatrix.balanced(16, 64, 3, 3)
+    layer, generator = TrainLinear(shape), torch.Generator().manual_seed(0)
+    x = torch.randn(4, 64, generator=generator)
+    squares = []
+    with torch.no_grad():
+        for _ in range(1500):
+            layer.reset_parameters(generator)
+            squares.append(layer(x).square().mean())
+    squares = torch.stack(squares) / x.square().mean()
+    assert abs(squares.mean() - 2**3) < 4 * squares.std() / 1500**0.5
+
+
+@pytest.mark.parametrize(("bias", "extra"), [("none", 0), ("scalar", 1), ("vector", 30)])
+def test_a_bias_is_added_to_the_dense_product(bias, extra):
+    shape = TrainMatrix.balanced(30, 40, 4)
+    layer = TrainLinear(shape, bias, "variance")
+    assert sum(p.numel() for p in layer.parameters()) == shape.n_parameters + extra
+    x = torch.randn(5, 40)
+    plain = x @ layer.dense().T
+    torch.testing.assert_close(layer(x), plain)  # biases start at zero
+    if layer.bias is not None:
+        torch.nn.init.normal_(layer.bias)
+        torch.testing.assert_close(layer(x), plain + layer.bias)
+
+
+def test_unknown_biases_and_starts_are_refused_by_name():
+    shape = TrainMatrix.balanced(3, 4, 2)
+    with pytest.raises(ValueError, match=r"bias='all'.*'none', 'scalar', 'vector'"):
+        TrainLinear(shape, "all")
+    with pytest.raises(ValueError, match=r"init='xavier'.*'doubling', 'variance'"):
+        TrainLinear(shape, init="xavier")

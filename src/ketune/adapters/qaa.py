@@ -18,9 +18,10 @@ from ketune.adapters.circuit_features import CircuitFeatures, n_wires_for, unit_
 from ketune.adapters.config import AdapterConfig, ConfigError
 from ketune.adapters.controls import CONTROLS, GivensFeatures
 from ketune.adapters.learned_starts import start_angles
-from ketune.adapters.train_angles import TrainAngles, train_count
+from ketune.adapters.train_angles import TrainAngles
 from ketune.adapters.update import Place, Update, lifted
 from ketune.circuits import ANSATZE, ENTANGLERS, Circuit
+from ketune.tensor_networks import TrainVector
 from ketune.vqc import load_initialiser
 from ketune.vqc.architecture import Architecture, ArchitectureError
 from ketune.vqc.circuit_file import CircuitFile, load_circuit_file
@@ -202,12 +203,13 @@ class QAAConfig(AdapterConfig):
         if self.control not in ("trained", "classical"):
             return maps
         angles = sum(self.circuit_for(n_in).n_angles for n_in, _ in shapes)
-        return maps + (angles if self.angles == "free" else train_count(angles, self.train_rank))
+        return maps + (angles if self.angles == "free" else TrainVector.count_parameters(angles, self.train_rank))
 
     def make_shared(self, places: Sequence[Place]) -> TrainAngles | None:
         if self.angles == "free":
             return None
         angles = [self.circuit_for(place.in_features).n_angles for place in places]
+        self._require("angles", sum(angles) > 0, "the circuit has no angles that a tensor train could emit")
         return TrainAngles(angles, self.train_rank, moved=not self.init_weights)
 
     @property

@@ -9,6 +9,7 @@ from ketune.circuits.ansatz import (
     ENTANGLERS,
     crz_ring,
     crz_two_rings,
+    ring_rxryrz,
     rot_gates,
     rxryrz_ring,
     ry_ring,
@@ -22,13 +23,16 @@ from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
 from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transverse_ising
 from ketune.circuits.importing import from_openqasm3, from_pennylane, from_qiskit
 from ketune.circuits.layer import QuantumLayer
-from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, noisy_expectation, simulate_noisy
+from ketune.circuits.many_wires import read_pauli_z
+from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, PauliChannel
 from ketune.circuits.observables import ENCODINGS, READOUTS, check_readout, count_readouts
+from ketune.circuits.pauli_noise import noisy_run, noisy_trajectories
 from ketune.circuits.qnode_layer import layer_from_qnode
 from ketune.circuits.sampling import Estimate, counts, estimate, misread, sample, to_bits
 from ketune.circuits.simulate import simulate
 from ketune.circuits.states import entropy, fidelity, meyer_wallach, mutual_information, purity, reduced_state
 from ketune.circuits.statevector import MAX_WIRES, run
+from ketune.circuits.trajectories import noisy_expectation, simulate_noisy
 
 __all__ = [
     "ANSATZE",
@@ -45,6 +49,7 @@ __all__ = [
     "Imported",
     "ImportingError",
     "NoiseModel",
+    "PauliChannel",
     "QuantumLayer",
     "calibrate",
     "check_readout",
@@ -70,8 +75,12 @@ __all__ = [
     "misread",
     "mutual_information",
     "noisy_expectation",
+    "noisy_run",
+    "noisy_trajectories",
     "purity",
+    "read_pauli_z",
     "reduced_state",
+    "ring_rxryrz",
     "rot_gates",
     "run",
     "rxryrz_ring",

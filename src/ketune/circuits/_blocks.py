@@ -1,9 +1,14 @@
 """Gates gathered into blocks on a few wires, so that a large state is passed over per block instead of per gate."""
 
+from __future__ import annotations
+
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ketune.circuits.circuit import Circuit, Gate
+
+if TYPE_CHECKING:
+    from ketune.circuits._stages import AddressMap
 
 
 class Block(NamedTuple):
@@ -13,8 +18,8 @@ class Block(NamedTuple):
     """The gates, on wires 0, 1, ... of their own, with angles numbered anew."""
     angles: tuple[int, ...]
     """Which of the circuit's angles they are."""
-    move: tuple[int, ...] | None
-    """How the state's wires are reordered before the block (`permute`), None to leave them."""
+    move: tuple[int, ...] | AddressMap | None
+    """How wires are reordered (`permute`) or basis states renamed before the block, None for neither."""
     first: int
     """Position of the block's first wire after that; its wires follow each other."""
 
@@ -23,8 +28,8 @@ class Blocks(NamedTuple):
     """A circuit as blocks, in the order of application."""
 
     blocks: tuple[Block, ...]
-    move: tuple[int, ...] | None
-    """How the state's wires are reordered in the end."""
+    move: tuple[int, ...] | AddressMap | None
+    """The same in the end."""
 
 
 @lru_cache(maxsize=64)

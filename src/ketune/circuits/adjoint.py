@@ -3,7 +3,8 @@
 The adjoint method of T. Jones and J. Gacon, "Efficient calculation of gradients in classical simulations of variational
 quantum algorithms", arXiv 2009.02823: a circuit is undone by its inverse, so that the backward pass needs no state but
 the last. We apply it to blocks of gates: each block is one matrix product with the state, its matrix is made by plain
-torch operations, and its gradient is one product of the state with its cotangent.
+torch operations, and its gradient is one product of the state with its cotangent. Blocks are neighbouring gates, or
+all one-wire gates between two entanglers (`_stages.py`), whichever takes fewer passes over the state.
 """
 
 import math
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ketune.circuits._blocks import Blocks, fuse
+from ketune.circuits._block_matrices import block_matrices
+from ketune.circuits._blocks import Blocks
+from ketune.circuits._stages import AddressMap, plan_passes
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.hamiltonian import Hamiltonian
-from ketune.circuits.simulate import simulate
 
 _BLOCK_WIRES = 5  # the product with a 32 x 32 matrix reaches the processor's rate and reads each state once
 _OWN_BLOCK_WIRES = 3  # where each state has its own angles: making the matrices costs as much as the products
@@ -62,14 +64,9 @@ def evolve(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
         state[0] = 1
     batch = torch.broadcast_shapes(angles.shape[:-1], state.shape[:-1])
     n_states = math.prod(batch)
-    plan = fuse(circuit, _BLOCK_WIRES if angles.ndim == 1 else _OWN_BLOCK_WIRES)
-    matrices = []
-    for block in plan.blocks:
-        eye = torch.eye(2**block.circuit.n_wires, dtype=angles.dtype, device=angles.device)
-        own = angles[..., list(block.angles)]
-        if angles.ndim > 1:
-            own = own.expand(*batch, len(block.angles)).reshape(n_states, 1, len(block.angles))
-        matrices.append(simulate(block.circuit, own, eye).mT.to(dtype))
+    plan = plan_passes(circuit, _BLOCK_WIRES if angles.ndim == 1 else _OWN_BLOCK_WIRES)
+    sets = angles if angles.ndim == 1 else angles.expand(*batch, -1).reshape(n_states, circuit.n_angles)
+    matrices = [matrix.to(dtype) for matrix in block_matrices(plan, sets)]
     out = _Evolve.apply(plan, state.to(dtype).expand(*batch, size).reshape(n_states, size), *matrices)
     assert isinstance(out, Tensor)
     return out.view(*batch, size)
@@ -148,16 +145,20 @@ def _backward(
     return [cotangent if want_state else None, *reversed(gradients)]
 
 
-def _moved(state: Tensor, move: tuple[int, ...] | None) -> Tensor:
+def _moved(state: Tensor, move: tuple[int, ...] | AddressMap | None) -> Tensor:
     if move is None:
         return state
+    if isinstance(move, AddressMap):
+        return move.apply(state)
     split = state.reshape(state.shape[0], *[2] * len(move))
     return split.permute(0, *(place + 1 for place in move)).flatten(1)
 
 
-def _moved_back(state: Tensor, move: tuple[int, ...] | None) -> Tensor:
+def _moved_back(state: Tensor, move: tuple[int, ...] | AddressMap | None) -> Tensor:
     if move is None:
         return state
+    if isinstance(move, AddressMap):
+        return move.undo(state)
     return _moved(state, tuple(sorted(range(len(move)), key=move.__getitem__)))
 
 
@@ -178,10 +179,24 @@ def _outer(cotangent: Tensor, state: Tensor, matrix: Tensor, first: int) -> Tens
     """The gradient of a block's matrix, in its shape."""
     left, right = _split(cotangent, matrix, first), _split(state, matrix, first)
     if matrix.ndim == 2:
-        left, right = left.flatten(0, 1)[None], right.flatten(0, 1)[None]
+        return _shared_outer(left.flatten(0, 1), right.flatten(0, 1))
     if left.shape[-1] == 1:
         return (left[..., 0].mT @ right[..., 0].conj()).view_as(matrix)
     if left.shape[1] > _FEW_PRODUCTS:
         left, right = left.transpose(1, 2).flatten(2), right.transpose(1, 2).flatten(2)
         return (left @ right.mH).view_as(matrix)
     return (left @ right.mH).sum(1).view_as(matrix)
+
+
+def _shared_outer(left: Tensor, right: Tensor) -> Tensor:
+    """The same where all states share the matrix, from (slices, K, rest): products of two matrices, whose second one is
+    conjugated inside the product. Batched products would copy it."""
+    if left.shape[-1] == 1:
+        return (right[..., 0].mH @ left[..., 0]).mT
+    if left.shape[0] > _FEW_PRODUCTS:
+        left, right = left.transpose(0, 1).flatten(1), right.transpose(0, 1).flatten(1)
+        return left @ right.mH
+    total = left.new_zeros(left.shape[1], left.shape[1])
+    for one, other in zip(left, right):
+        total = total.addmm_(one, other.mH)
+    return total

@@ -53,12 +53,11 @@ def _layered(n_wires: int, n_layers: int, entangler: str, before: tuple[str, ...
     per_wire = len(before) + len(after)
     gates: list[Gate] = []
     for layer in range(n_layers):
-        for names, offset in ((before, 0), (after, len(before))):
+        for names, offset, following in ((before, 0, entangling), (after, len(before), ())):
             for wire in range(n_wires):
                 first = (layer * n_wires + wire) * per_wire + offset
                 gates += [Gate(name, (wire,), first + k) for k, name in enumerate(names)]
-            if offset == 0:
-                gates += entangling
+            gates += following
     return Circuit(n_wires, tuple(gates))
 
 
@@ -97,6 +96,15 @@ def rxryrz_ring(n_wires: int, n_layers: int = 1, entangler: str = "ring") -> Cir
     Arguments and errors as `ry_ring`.
     """
     return _layered(n_wires, n_layers, entangler, ("RX", "RY", "RZ"), ())
+
+
+def ring_rxryrz(n_wires: int, n_layers: int = 1, entangler: str = "ring") -> Circuit:
+    """CNOTs, then RX, RY and RZ on every wire; `n_layers * n_wires * 3` angles: `rxryrz_ring` in the other order.
+
+    The circuit of TTN-VQC as first released (arXiv 2206.04804); its authors' later code has `rxryrz_ring`. Arguments
+    and errors as `ry_ring`.
+    """
+    return _layered(n_wires, n_layers, entangler, (), ("RX", "RY", "RZ"))
 
 
 def rot_gates(wire: int, first_angle: int) -> tuple[Gate, Gate, Gate]:

@@ -1,27 +1,20 @@
-"""Noisy circuits by quantum trajectories: batches of pure states whose mean is the density matrix.
+"""Noise after gates and in the readout: which channels, how strong. What computes with it stands beside.
 
-J. Dalibard, Y. Castin, K. Molmer, Phys. Rev. Lett. 68, 580 (1992): after a gate each trajectory draws one Kraus
-operator of the channel. A state takes 2 ** n numbers where a density matrix takes 4 ** n; the price is a statistical
-error that falls with the root of the number of trajectories.
+`noisy_run` runs circuits whose noise is a mixture of Paulis, `simulate_noisy` also those with amplitude damping.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from ketune.circuits.circuit import Circuit, Gate
-from ketune.circuits.hamiltonian import Hamiltonian, probabilities
-from ketune.circuits.sampling import Estimate
-from ketune.circuits.simulate import simulate
+from ketune.circuits.hamiltonian import Hamiltonian
 
 CHANNELS = ("depolarising", "bit_flip", "phase_flip", "phase_damping", "amplitude_damping")
 """Names of the noise channels on one wire."""
-
-_I, _X, _Z = ((1.0, 0.0), (0.0, 1.0)), ((0.0, 1.0), (1.0, 0.0)), ((1.0, 0.0), (0.0, -1.0))
-_Y = ((0.0, -1.0), (1.0, 0.0))  # -iY: a trajectory's global phase is free, and real states stay real
 
 
 @dataclass(frozen=True)
@@ -72,26 +65,77 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class PauliChannel:
+    """A mixture of Paulis on one wire, or on both wires of a gate together, so that their errors are correlated.
+
+    Args:
+        words: Pauli words of one letter, or all of two; the first letter is that of the gate's first wire.
+        probabilities: of each word, together at most 1; the rest leaves the state alone.
+
+    Raises:
+        ValueError: for other words, or probabilities that are none.
+
+    Example:
+        >>> PauliChannel(("XX", "ZI"), (0.01, 0.02)).n_wires
+        2
+    """
+
+    words: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        words, chances = tuple(self.words), tuple(float(chance) for chance in self.probabilities)
+        object.__setattr__(self, "words", words)
+        object.__setattr__(self, "probabilities", chances)
+        if not words or any(len(word) != len(words[0]) or set(word) - set("IXYZ") for word in words):
+            raise ValueError(f"PauliChannel(words={words}): give words of letters IXYZ, all of one length")
+        if len(words[0]) not in (1, 2):
+            raise ValueError(f"PauliChannel(words={words}): a gate has one or two wires; give 1 or 2 letters")
+        if len(chances) != len(words) or not all(chance >= 0 for chance in chances) or sum(chances) > 1 + 1e-12:
+            raise ValueError(f"PauliChannel(probabilities={chances}): one per word, not negative, with a sum up to 1")
+
+    @property
+    def n_wires(self) -> int:
+        return len(self.words[0])
+
+    @classmethod
+    def depolarising(cls, strength: float, n_wires: int = 2) -> "PauliChannel":
+        """Every word but the identity with equal probability: each of 15 with strength / 15 on two wires.
+
+        Example:
+            >>> len(PauliChannel.depolarising(0.01).words)
+            15
+        """
+        if n_wires not in (1, 2):
+            raise ValueError(f"PauliChannel.depolarising(n_wires={n_wires}): choose 1 or 2")
+        words = tuple("".join(letters) for letters in product("IXYZ", repeat=n_wires))[1:]
+        return cls(words, (strength / len(words),) * len(words))
+
+
+AnyChannel = Channel | PauliChannel
+
+
+@dataclass(frozen=True)
 class NoiseModel:
     """Which noise follows the gates, and how often a measured bit is misread.
 
-    Channels act on each wire of a gate after it, in their order.
+    Channels act after a gate in their order: those on one wire on each of its wires, those on two on both at once.
 
     Args:
         one_wire: channels after gates on one wire.
-        two_wire: channels after gates on two wires, on both.
+        two_wire: channels after gates on two wires.
         readout_error: probability of misreading a bit, equal for 0 and 1.
 
     Raises:
-        ValueError: for a readout error outside 0..1.
+        ValueError: for a readout error outside 0..1, or a channel on two wires after gates on one.
 
     Example:
         >>> NoiseModel(two_wire=(Channel("depolarising", 0.01),), readout_error=0.02).readout_error
         0.02
     """
 
-    one_wire: tuple[Channel, ...] = ()
-    two_wire: tuple[Channel, ...] = ()
+    one_wire: tuple[AnyChannel, ...] = ()
+    two_wire: tuple[AnyChannel, ...] = ()
     readout_error: float = 0.0
 
     def __post_init__(self) -> None:
@@ -99,6 +143,20 @@ class NoiseModel:
         object.__setattr__(self, "two_wire", tuple(self.two_wire))
         if not 0 <= self.readout_error <= 1:
             raise ValueError(f"NoiseModel(readout_error={self.readout_error}): choose 0 to 1")
+
+        for channel in self.one_wire:
+            if isinstance(channel, PauliChannel) and channel.n_wires == 2:
+                raise ValueError(
+                    f"NoiseModel(one_wire=...): {channel.words[:3]} are words on two wires; put them into two_wire"
+                )
+
+    @property
+    def is_pauli(self) -> bool:
+        """True when all channels are mixtures of Paulis, which amplitude damping is not."""
+        return all(
+            isinstance(channel, PauliChannel) or channel.pauli_probabilities is not None
+            for channel in (*self.one_wire, *self.two_wire)
+        )
 
     def misread_hamiltonian(self, hamiltonian: Hamiltonian) -> Hamiltonian:
         """What is measured in place of a Hamiltonian: each letter but I is worth 1 - 2 readout_error."""
@@ -108,153 +166,27 @@ class NoiseModel:
         return Hamiltonian(coefficients, hamiltonian.words)
 
 
-def simulate_noisy(
-    circuit: Circuit,
-    angles: Tensor,
-    noise: NoiseModel,
-    n_trajectories: int,
-    state: Tensor | None = None,
-    *,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Final states of random trajectories of a noisy circuit. `reduced_state(...).mean(0)` is the density matrix.
+def channel_wires(channel: AnyChannel, wires: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The sets of wires that a channel acts on after a gate: the gate's own, or each of them in turn."""
+    if isinstance(channel, PauliChannel) and channel.n_wires == 2:
+        return [wires]
+    return [(wire,) for wire in wires]
 
-    Gradients of averaged expectation values to angles and states are unbiased: the drawn operators are constants, and a
-    jump of amplitude damping enters with a constant weight, the probability it was drawn with. Hence do not normalise
-    the states before reading them out; their norms are 1 in value but not in slope.
 
-    Limits: noise is local (one wire at a time, after gates, none on idle wires) and without memory; results scatter by
-    about `1 / sqrt(n_trajectories)`; memory is `n_trajectories` states, and one more such batch per gate when gradients
-    are asked for, so that large averages are best taken over several calls.
+def draw_words(
+    channel: AnyChannel, shape: Sequence[int], device: torch.device, generator: torch.Generator | None
+) -> tuple[tuple[str, ...], Tensor]:
+    """Draws a Pauli word for each entry of a shape: the words, the first of them the identity, and their numbers.
 
-    Args:
-        circuit: the circuit.
-        angles: (..., n_angles) angles in radians.
-        noise: the noise model; its readout error has no effect here.
-        n_trajectories: number of trajectories of each state.
-        state: (..., 2 ** n_wires) initial states, |0...0> when None, normalised where damping is to be right.
-        generator: source of randomness on the angles' device; the global one when None.
-
-    Returns:
-        (n_trajectories, ..., 2 ** n_wires) states.
-
-    Raises:
-        ValueError: for fewer than one trajectory, angles or states of another length.
-
-    Example:
-        >>> import torch
-        >>> from ketune.circuits import Channel, Circuit, Gate, NoiseModel, simulate_noisy
-        >>> always = NoiseModel(one_wire=(Channel("bit_flip", 1.0),))
-        >>> simulate_noisy(Circuit(1, (Gate("X", (0,)),)), torch.zeros(0), always, 2)
-        tensor([[1., 0.],
-                [1., 0.]])
+    No words for a channel that does nothing.
     """
-    if n_trajectories < 1:
-        raise ValueError(f"n_trajectories={n_trajectories}: take at least 1")
-    if angles.ndim == 0 or angles.shape[-1] != circuit.n_angles:
-        raise ValueError(f"angles have shape {tuple(angles.shape)}; this circuit takes (..., {circuit.n_angles})")
-    states = simulate(Circuit(circuit.n_wires, ()), angles[..., :0], state)
-    states = states.expand(n_trajectories, *states.shape)
-    for part, places, channels, wires in _parts(circuit, noise):
-        states = simulate(part, angles[..., places], states)
-        for wire in wires:
-            for channel in channels:
-                states = _jump(states, wire, channel, generator)
-    return states
-
-
-def noisy_expectation(
-    circuit: Circuit,
-    hamiltonian: Hamiltonian,
-    angles: Tensor,
-    noise: NoiseModel,
-    n_trajectories: int,
-    state: Tensor | None = None,
-    *,
-    generator: torch.Generator | None = None,
-) -> Estimate:
-    """Mean of <psi|H|psi> over trajectories and its standard error; the readout error is averaged exactly.
-
-    Arguments, limits, gradients and errors as `simulate_noisy`.
-
-    Args:
-        circuit: the circuit.
-        hamiltonian: the observable, on as many wires.
-        angles: (..., n_angles) angles in radians.
-        noise: the noise model.
-        n_trajectories: number of trajectories, at least 2.
-        state: (..., 2 ** n_wires) initial states; |0...0> when None.
-        generator: source of randomness; the global one when None.
-
-    Returns:
-        value and standard error, (...) each; only the value carries gradients.
-
-    Raises:
-        ValueError: for fewer than two trajectories, or a Hamiltonian on other wires.
-
-    Example:
-        >>> import torch
-        >>> from ketune.circuits import Channel, Hamiltonian, NoiseModel, noisy_expectation, ry_ring
-        >>> noise = NoiseModel(two_wire=(Channel("bit_flip", 1.0),), readout_error=0.05)
-        >>> value, error = noisy_expectation(ry_ring(2), Hamiltonian((1.0,), ("ZI",)), torch.zeros(2), noise, 10)
-        >>> round(value.item(), 4), error.item()
-        (-0.9, 0.0)
-    """
-    if n_trajectories < 2:
-        raise ValueError(f"n_trajectories={n_trajectories}: a standard error needs at least 2")
-    states = simulate_noisy(circuit, angles, noise, n_trajectories, state, generator=generator)
-    values = noise.misread_hamiltonian(hamiltonian).expectation(states)
-    return Estimate(values.mean(0), (values.detach().var(0) / n_trajectories).sqrt())
-
-
-@lru_cache(maxsize=64)
-def _parts(
-    circuit: Circuit, noise: NoiseModel
-) -> list[tuple[Circuit, list[int], tuple[Channel, ...], tuple[int, ...]]]:
-    """The circuit cut after each gate that noise follows: gates, their angles, and the channels with their wires."""
-    parts = []
-    gates: list[Gate] = []
-    for number, gate in enumerate(circuit.gates):
-        gates.append(gate)
-        channels = noise.one_wire if len(gate.wires) == 1 else noise.two_wire
-        if channels or number == len(circuit.gates) - 1:
-            angles = list(dict.fromkeys(gate.angle for gate in gates if gate.angle is not None))
-            inner = [Gate(g.name, g.wires, None if g.angle is None else angles.index(g.angle), g.matrix) for g in gates]
-            parts.append((Circuit(circuit.n_wires, tuple(inner)), angles, channels, gate.wires))
-            gates = []
-    return parts
-
-
-def _jump(states: Tensor, wire: int, channel: Channel, generator: torch.Generator | None) -> Tensor:
-    """Draws one Kraus operator per state and applies it, divided by the root of its probability."""
-    if channel.strength == 0:
-        return states
-    chances = torch.rand(states.shape[:-1], dtype=torch.float64, device=states.device, generator=generator)
-    if channel.pauli_probabilities is None:
-        return _decay(states.unflatten(-1, (2**wire, 2, -1)), chances, channel.strength)
-    limits = torch.tensor(channel.pauli_probabilities[:3], dtype=torch.float64, device=states.device).cumsum(0)
-    drawn = (chances[..., None] >= limits).sum(-1).flatten()
-    hit = drawn.nonzero()[:, 0]  # weak noise leaves most states alone
-    flat = states.reshape(drawn.numel(), states.shape[-1])
-    zero, one = flat[hit].unflatten(-1, (2**wire, 2, -1)).unbind(-2)
-    paulis = torch.tensor([_I, _X, _Y, _Z], dtype=states.real.dtype, device=states.device)[drawn[hit], ..., None, None]
-    turned = torch.stack(
-        (paulis[:, 0, 0] * zero + paulis[:, 0, 1] * one, paulis[:, 1, 0] * zero + paulis[:, 1, 1] * one), -2
-    )
-    return flat.index_copy(0, hit, turned.flatten(-3)).view(states.shape)
-
-
-def _decay(split: Tensor, chances: Tensor, strength: float) -> Tensor:
-    """Amplitude damping on the second last dimension of (..., outer, 2, inner) states."""
-    zero, one = split.unbind(-2)
-    with torch.no_grad():
-        ground, excited = (probabilities(part).double().sum((-2, -1)) for part in (zero, one))
-        chance = strength * excited / (ground + excited).clamp_min(torch.finfo(torch.float64).tiny)
-        jumps = chances < chance
-        weight = torch.where(jumps, chance, 1 - chance).rsqrt().to(split.real.dtype)[..., None, None]
-        jumps = jumps[..., None, None]
-    zero, one = (
-        weight * torch.where(jumps, math.sqrt(strength) * one, zero),
-        weight * torch.where(jumps, 0.0, math.sqrt(1 - strength) * one),
-    )
-    return torch.stack((zero, one), -2).flatten(-3)
+    if isinstance(channel, PauliChannel):
+        words, chances = channel.words, channel.probabilities
+    else:
+        assert channel.pauli_probabilities is not None
+        words, chances = ("X", "Y", "Z"), channel.pauli_probabilities[1:]
+    if not any(chances):
+        return (), torch.zeros(0)
+    uniform = torch.rand(tuple(shape), dtype=torch.float64, device=device, generator=generator)
+    limits = torch.tensor(chances, dtype=torch.float64, device=device).flip(0).cumsum(0).flip(0)
+    return ("I" * len(words[0]), *words), (uniform[..., None] < limits).sum(-1)

@@ -12,7 +12,20 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ketune.cli import circuit, compare, evaluate, export, finetune, generate, merge, methods, quantize, report
+from ketune.cli import (
+    circuit,
+    compare,
+    evaluate,
+    export,
+    finetune,
+    generate,
+    merge,
+    methods,
+    quantize,
+    report,
+    search,
+    vqc,
+)
 from ketune.errors import KetuneError
 
 # What these say when they are imported is about each other's versions; an answer in one line should be one line.
@@ -32,6 +45,8 @@ _COMMANDS: dict[str, Any] = {
     "methods": methods,
     "report": report,
     "circuit": circuit,
+    "vqc": vqc,
+    "search": search,
 }
 EXAMPLES = ("ketune compare", "ketune methods --model ./my-model --budget 0.1%", "ketune finetune --help")
 

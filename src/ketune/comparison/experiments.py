@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ketune.comparison.atomic import write_atomically
 from ketune.errors import KetuneError
+from ketune.files import write_atomically
 
 if TYPE_CHECKING:
     from peft import PeftConfig

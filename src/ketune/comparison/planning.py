@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ketune.comparison.atomic import write_atomically
 from ketune.comparison.experiments import (
     Experiment,
     ExperimentError,
@@ -19,6 +18,7 @@ from ketune.comparison.experiments import (
 )
 from ketune.comparison.spec import BUDGET_RANK, BUNDLED_MODEL, BUNDLED_RATES, ComparisonSpec, SpecError
 from ketune.errors import KetuneError
+from ketune.files import write_atomically
 
 if TYPE_CHECKING:
     from peft import PeftConfig

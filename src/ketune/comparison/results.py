@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from ketune.comparison.atomic import write_atomically
 from ketune.comparison.result_checks import ResultError, check_types, describe, missing_for_peft
 from ketune.comparison.result_fields import KetuneInfo, RunInfo, TrainInfo
+from ketune.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ketune.comparison import tuning
-from ketune.comparison.atomic import write_atomically
 from ketune.comparison.cells import CellRequest, measure_base, run_cell, run_trial
 from ketune.comparison.events import (
     CellFailed,
@@ -39,6 +38,7 @@ from ketune.comparison.results import Result
 from ketune.comparison.spec import ComparisonSpec, SpecError
 from ketune.comparison.workers import Done, Failed, Job, Workers, warm_up
 from ketune.errors import KetuneError
+from ketune.files import write_atomically
 
 BASE_TEST = "base_test.json"
 SMALL_MODEL = 30_000_000

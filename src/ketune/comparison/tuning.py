@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ketune.comparison.atomic import write_atomically
 from ketune.comparison.experiments import Experiment
+from ketune.files import write_atomically
 
 FOLDER = "tuning"
 STEP = 3.0

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ketune.adapters.calibration import collect_inputs
-from ketune.adapters.learned_starts import PLACE_LENGTH, circuits_of, places_of, pooled, tasks_for
+from ketune.adapters.learned_starts import PLACE_LENGTH, circuits_of, places_of, pooled
 from ketune.adapters.qaa import QAAConfig
 from ketune.errors import TrainingError
-from ketune.finetuning.base import load_base
+from ketune.finetuning.base import load_base, prepare_tokenizer
 from ketune.finetuning.data import TaskData, load_task
 from ketune.finetuning.encoding import Encoded, Encoder, collate
 from ketune.finetuning.metrics import effective_max_length
-from ketune.vqc import FlipDecoder, Initialiser, Learner
+from ketune.vqc import FlipDecoder, Initialiser, InitialiserError, Learner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -125,13 +125,14 @@ def meta_train_starts(
         raise TrainingError(f"meta_train_starts(kind={kind!r}): choose one of {', '.join(map(repr, KINDS))}")
     if adapter.control != "trained" or adapter.angles != "free":
         raise TrainingError(
-            f"meta_train_starts: an adapter with control={adapter.control!r} and angles={adapter.angles!r} has no angles "
-            "of its own to start; pass QAAConfig(control='trained', angles='free')"
+            f"meta_train_starts: an adapter with control={adapter.control!r} and angles={adapter.angles!r} has no "
+            "angles of its own to start; pass QAAConfig(control='trained', angles='free')"
         )
     base, tokenizer = _loaded(model, tokenizer)
     place = next(base.parameters()).device
     tasks = [_encoded(source, base, tokenizer) for source in data]
     pad = int(tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]
+    trained, training = [p for p in base.parameters() if p.requires_grad], base.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         adapted = get_peft_model(base, replace(adapter, init_angles="zeros", task_type="CAUSAL_LM"))
@@ -146,6 +147,9 @@ def meta_train_starts(
             losses = _train(adapted, initialiser, tasks, told, settings, pad, place, on_step)
         finally:
             adapted.unload()
+            for parameter in trained:
+                parameter.requires_grad = True
+            base.train(training)
     return MetaResult(initialiser.eval(), losses)
 
 
@@ -154,10 +158,10 @@ def _loaded(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if isinstance(model, (str, Path)):
         base, found = load_base(model, "float32")
-        return base, tokenizer or found
+        return base, found if tokenizer is None else prepare_tokenizer(tokenizer)
     if tokenizer is None:
         raise TrainingError("meta_train_starts: a model in memory needs its tokenizer; pass tokenizer=...")
-    return model, tokenizer
+    return model, prepare_tokenizer(tokenizer)
 
 
 def _encoded(source: str | Path | TaskData, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
@@ -167,10 +171,8 @@ def _encoded(source: str | Path | TaskData, model: nn.Module, tokenizer: PreTrai
 
 
 def _batches(rows: Sequence[Encoded], size: int, pad: int, place: torch.device) -> list[dict[str, Tensor]]:
-    found = []
-    for start in range(0, len(rows), size):
-        found.append({key: tensor.to(place) for key, tensor in collate(rows[start : start + size], pad).items()})
-    return found
+    parts = (collate(rows[start : start + size], pad) for start in range(0, len(rows), size))
+    return [{key: tensor.to(place) for key, tensor in part.items()} for part in parts]
 
 
 def _told(adapted: nn.Module, kind: str, support: Sequence[Sequence[Mapping[str, Tensor]]]) -> list[list[Tensor]]:
@@ -179,7 +181,14 @@ def _told(adapted: nn.Module, kind: str, support: Sequence[Sequence[Mapping[str,
     places = places_of(list(circuits))
     if kind == "flip":
         return [list(places)] * len(support)
-    layers = {name: adapted.get_submodule(name) for name in circuits}
+    layers: dict[str, Any] = {name: adapted.get_submodule(name) for name in circuits}
+    sizes = {(layers[name].in_features, features.circuit) for name, features in circuits.items()}
+    if len(sizes) > 1:
+        widths = ", ".join(map(str, sorted({width for width, _ in sizes})))
+        raise InitialiserError(
+            f"q_maml starts circuits of one size; this adapter has layers of input widths {widths}: name other "
+            "target_modules, or take 'flip'"
+        )
     seen = [[pooled(rows) for rows in collect_inputs(adapted, layers, batches).values()] for batches in support]
     return [[torch.cat([place.to(s), s]) for place, s in zip(places, states)] for states in seen]
 

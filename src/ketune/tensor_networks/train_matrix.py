@@ -16,6 +16,12 @@ from ketune.tensor_networks.tensor_train import contract_train, decompose_tensor
 N_MODES = 4
 """Number of modes unless others are asked for."""
 
+BIASES = ("none", "scalar", "vector")
+"""Kinds of bias of `TrainLinear`."""
+
+INITS = ("doubling", "variance")
+"""Ways to draw the cores of `TrainLinear`."""
+
 # Measured by benchmarks/tensor_train.py, forward and backward: a multiplication in the small products of a chain takes
 # 3 to 8 times as long as one in a large product, and making the matrix as long as multiplying 50 to 100 vectors by it.
 _CHAIN = 4
@@ -145,11 +151,7 @@ class TrainMatrix:
 
     def dense(self, cores: Sequence[Tensor]) -> Tensor:
         """The matrix itself, (out_features, in_features)."""
-        n = len(self.in_modes)
-        whole = contract_train([core.reshape(core.shape[0], -1, core.shape[3]) for core in cores])
-        whole = whole.reshape([size for pair in zip(self.out_modes, self.in_modes) for size in pair])
-        whole = whole.permute(*range(0, 2 * n, 2), *range(1, 2 * n, 2))
-        return whole.reshape(math.prod(self.out_modes), -1)[: self.out_features, : self.in_features]
+        return contract_matrix(cores)[: self.out_features, : self.in_features]
 
     def decompose(self, matrix: Tensor) -> list[Tensor]:
         """Cores of this shape whose matrix is near `matrix` (out_features, in_features), by TT-SVD.
@@ -178,20 +180,46 @@ class TrainMatrix:
         return cores
 
 
+def contract_matrix(cores: Sequence[Tensor]) -> Tensor:
+    """The matrix of cores (R_k, o_k, i_k, R_{k+1}), with all its padding: (o_1 o_2 ..., i_1 i_2 ...)."""
+    n = len(cores)
+    whole = contract_train([core.reshape(core.shape[0], -1, core.shape[3]) for core in cores])
+    whole = whole.reshape([size for core in cores for size in core.shape[1:3]])
+    whole = whole.permute(*range(0, 2 * n, 2), *range(1, 2 * n, 2))
+    return whole.reshape(math.prod(core.shape[1] for core in cores), -1)
+
+
 def transpose_cores(cores: Sequence[Tensor]) -> list[Tensor]:
     """The cores of the transposed matrix, views of the given ones."""
     return [core.transpose(1, 2) for core in cores]
 
 
+def count_bias(bias: str, out_features: int) -> int:
+    """Number of parameters of a bias."""
+    return {"none": 0, "scalar": 1, "vector": out_features}[bias]
+
+
 class TrainLinear(nn.Module):
-    """A linear map without bias whose matrix is a tensor train.
+    """A linear map whose matrix is a tensor train.
+
+    It multiplies core after core, or makes the matrix and multiplies by that, whichever takes less time. A path that
+    opt_einsum finds (`torch.einsum` takes it where that package is installed) lies between the two: two to four times
+    slower than the cores for few vectors, slower than the matrix for many, so there is no third way.
+    `benchmarks/tensor_train.py` times all three.
 
     Args:
         shape: of the train.
+        bias: "none", "scalar" (one number added to every output, as in the released TTN-VQC code) or "vector".
+        init: "doubling" draws cores from normal distributions of variance 2 / (R_k i_k), so that the output has 2^d
+            times the variance of the input; "variance" draws them so that inputs of variance 1 give outputs of
+            variance 1, whatever the ranks, the number of cores and the padding. Biases start at 0.
 
     Attributes:
-        cores: trainable, in the shapes of `shape.core_shapes`; drawn from normal distributions of variance
-            2 / (R_k i_k), so that the output has 2^d times the variance of the input.
+        cores: trainable, in the shapes of `shape.core_shapes`.
+        bias: trainable, (1,) or (out_features,), or None.
+
+    Raises:
+        ValueError: for an unknown bias or init.
 
     Example:
         >>> import torch
@@ -200,18 +228,35 @@ class TrainLinear(nn.Module):
         torch.Size([7, 30])
     """
 
-    def __init__(self, shape: TrainMatrix) -> None:
+    def __init__(self, shape: TrainMatrix, bias: str = "none", init: str = "doubling") -> None:
         super().__init__()
-        self.shape = shape
+        if bias not in BIASES:
+            raise ValueError(f"TrainLinear(bias={bias!r}): choose one of {', '.join(map(repr, BIASES))}")
+        if init not in INITS:
+            raise ValueError(f"TrainLinear(init={init!r}): choose one of {', '.join(map(repr, INITS))}")
+        self.shape, self.init = shape, init
         self.cores = nn.ParameterList(torch.empty(core) for core in shape.core_shapes)
-        for core, (left, _, size, _) in zip(self.cores, shape.core_shapes):
-            nn.init.normal_(core, std=math.sqrt(2 / (left * size)))
+        self.bias = None if bias == "none" else nn.Parameter(torch.empty(count_bias(bias, shape.out_features)))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws the cores anew and sets the bias to zero."""
+        # The variance of an entry is the product of those of the cores and the inner ranks; padding adds no input.
+        padding = math.prod(self.shape.in_modes) / self.shape.in_features
+        gain = 2.0 if self.init == "doubling" else padding ** (1 / len(self.shape.in_modes))
+        for core, (left, _, size, _) in zip(self.cores, self.shape.core_shapes):
+            core.normal_(std=math.sqrt(gain / (left * size)), generator=generator)
+        if self.bias is not None:
+            self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         if self.prefers_dense(x.numel() // max(1, x.shape[-1])):
-            return F.linear(x, self.dense())
-        return self.shape.apply(list(self.cores), x)
+            out = F.linear(x, self.dense())
+        else:
+            out = self.shape.apply(list(self.cores), x)
+        return out if self.bias is None else out + self.bias
 
     def dense(self) -> Tensor:
         """The matrix (out_features, in_features)."""

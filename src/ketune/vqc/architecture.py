@@ -113,7 +113,9 @@ class Architecture:
         order = rest.pop(0) if rest and rest[0] in ORDERS else ORDERS[0]
         rotations = tuple(rest.pop(0).split("-")) if rest else ROTATIONS
         if rest:
-            raise ArchitectureError(f"architecture {text!r}: write entanglers with dashes between them, such as ring-linear")
+            raise ArchitectureError(
+                f"architecture {text!r}: write entanglers with dashes between them, such as ring-linear"
+            )
         return cls(tuple(layers.split("-")), order, rotations)
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ketune.circuits import Circuit, from_openqasm3
 from ketune.errors import KetuneError
-from ketune.vqc._atomic_files import read_bounded, write_whole
+from ketune.files import read_bounded, write_atomically
 from ketune.vqc.architecture import Architecture
 
 _MARK, _VERSION = "ketune_circuit", 1
@@ -136,7 +136,7 @@ def save_circuit(
     """
     file = CircuitFile(circuit, architecture, about or {})
     try:
-        write_whole(Path(path), file.text + "\n")
+        write_atomically(Path(path), file.text + "\n")
     except OSError as error:
         raise CircuitFileError(f"{path}: cannot be written ({error.strerror})") from error
     return file

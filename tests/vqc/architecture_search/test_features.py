@@ -20,7 +20,9 @@ def test_rank_four_is_exact_for_modes_4_16_4():
     assert torch.allclose(cut.fidelity, torch.ones(7, dtype=torch.float64), atol=1e-12)
 
 
-@pytest.mark.parametrize(("modes", "rank"), [((4, 16, 4), 3), ((4, 16, 4), 1), ((2, 3, 4, 5), 2), ((6, 7), 3), ((9,), 1)])
+@pytest.mark.parametrize(
+    ("modes", "rank"), [((4, 16, 4), 3), ((4, 16, 4), 1), ((2, 3, 4, 5), 2), ((6, 7), 3), ((9,), 1)]
+)
 def test_each_row_is_cut_as_if_it_were_alone(modes, rank):
     x = rows(3, int(torch.tensor(modes).prod()))
     cut = train_features(x, modes, rank)

@@ -92,7 +92,9 @@ def test_training_learns_the_task():
 
 
 def test_angles_start_near_zero_and_follow_the_seed():
-    angles = [CircuitClassifier(rxryrz_ring(4, 40), 2, generator=torch.Generator().manual_seed(s)).angles for s in (0, 0, 1)]
+    angles = [
+        CircuitClassifier(rxryrz_ring(4, 40), 2, generator=torch.Generator().manual_seed(s)).angles for s in (0, 0, 1)
+    ]
     assert torch.equal(angles[0], angles[1])
     assert not torch.equal(angles[0], angles[2])
     assert float(angles[0].detach().std()) == pytest.approx(0.05, rel=0.15)

@@ -92,7 +92,7 @@ def test_a_family_draws_interactions_and_knows_their_energies():
 
 
 def test_wrong_chains_and_sectors_are_refused():
-    with pytest.raises(ValueError, match="n_sites=9.*2 to 8"):
+    with pytest.raises(ValueError, match=r"n_sites=9.*2 to 8"):
         hubbard_problem(9)
     with pytest.raises(ValueError, match="n_up=4, n_down=1"):
         hubbard_problem(3, n_up=4)
@@ -100,7 +100,7 @@ def test_wrong_chains_and_sectors_are_refused():
         hubbard_problem(2, math.inf)
     with pytest.raises(ValueError, match="least=2, most=1"):
         hubbard_family(2, 2, 1)
-    with pytest.raises(ValueError, match="leads from basis state .* out of the sector"):
+    with pytest.raises(ValueError, match=r"leads from basis state .* out of the sector"):
         ground_energy(hubbard_hamiltonian(2, 4.0), torch.tensor([5, 6]).numpy())
     with pytest.raises(ValueError, match="name different wires"):
         filling_sector(4, ((0, 1), 1), ((1, 2), 1))

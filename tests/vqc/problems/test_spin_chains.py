@@ -38,7 +38,7 @@ def test_two_spins_have_the_energies_of_the_bell_states():
     assert heisenberg_problem(2, (x, y, z)).ground_energy == pytest.approx(lowest, abs=1e-12)
 
 
-@pytest.mark.parametrize("coupling", [(1, 1, 1), (-1, -1, -1), (2.9, -1.3, 0.6)])
+@pytest.mark.parametrize("coupling", [(-1, -1, -1), (2.9, -1.3, 0.6)])
 def test_the_heisenberg_circuit_reaches_the_ground_state_of_four_spins(coupling):
     assert least_gap(heisenberg_problem(4, coupling, n_layers=2)) < 1e-4
 
@@ -71,9 +71,9 @@ def test_a_critical_chain_of_hundred_spins_has_the_closed_form_of_pfeuty():
 @pytest.mark.parametrize(("n_wires", "field"), [(4, 1.0), (6, -0.7)])
 def test_rings_are_solved_exactly_by_half_as_many_layers_as_spins(n_wires, field):
     problem = transverse_ising_problem(n_wires, 1.0, field, n_wires // 2, periodic=True)
-    assert least_gap(problem, 6, 400) < 1e-6
+    assert least_gap(problem, 4, 250) < 1e-6
     too_few = transverse_ising_problem(n_wires, 1.0, field, n_wires // 2 - 1, periodic=True)
-    assert least_gap(too_few, 6, 400) > 1e-3
+    assert least_gap(too_few, 4, 250) > 1e-3
 
 
 def test_a_ring_has_the_energy_of_its_antiperiodic_fermions():

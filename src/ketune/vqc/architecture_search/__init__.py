@@ -5,7 +5,7 @@ that learns which do well, and does not forget it over tasks; the result is a ci
 """
 
 from ketune.vqc.architecture import ENTANGLERS, Architecture, ArchitectureError
-from ketune.vqc.architecture_search.continual import STRATEGIES, ContinualSearch, SearchSettings, TaskResult
+from ketune.vqc.architecture_search.continual import ContinualSearch
 from ketune.vqc.architecture_search.elastic import ElasticPenalty, diagonal_fisher, named_subset
 from ketune.vqc.architecture_search.features import TrainFeatures, encode, train_features
 from ketune.vqc.architecture_search.policy import ArchitecturePolicy, Choices
@@ -22,6 +22,7 @@ from ketune.vqc.architecture_search.scoring import (
     train_classifier,
     train_final,
 )
+from ketune.vqc.architecture_search.settings import STRATEGIES, SearchSettings, make_strategy
 from ketune.vqc.architecture_search.space import SearchError, SearchSpace
 from ketune.vqc.architecture_search.strategies import (
     Evaluation,
@@ -32,6 +33,7 @@ from ketune.vqc.architecture_search.strategies import (
     exhaustive_search,
     random_search,
 )
+from ketune.vqc.architecture_search.task_result import TaskResult
 from ketune.vqc.architecture_search.transfer import backward_transfer, forward_transfer
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "evaluate",
     "exhaustive_search",
     "forward_transfer",
+    "make_strategy",
     "named_subset",
     "quality",
     "random_search",

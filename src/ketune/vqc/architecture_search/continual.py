@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,138 +18,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ketune.vqc._atomic_files import read_bounded, write_whole
+from ketune.files import read_bounded, write_atomically
 from ketune.vqc.architecture import Architecture
 from ketune.vqc.architecture_search.features import EncodedData, encode
 from ketune.vqc.architecture_search.policy import CONTEXT_ROWS
-from ketune.vqc.architecture_search.reinforce import Reinforce, ReinforceSettings
-from ketune.vqc.architecture_search.scoring import (
-    FINAL_EPOCHS,
-    CircuitScorer,
-    ClassifierTraining,
-    FinalModel,
-    Quality,
-    Score,
-    train_final,
-)
-from ketune.vqc.architecture_search.space import SearchError, SearchSpace
-from ketune.vqc.architecture_search.strategies import (
-    ExhaustiveSearch,
-    RandomSearch,
-    SearchResult,
-    Strategy,
-    derived_seed,
-)
-from ketune.vqc.circuit_file import CircuitFile, save_circuit
+from ketune.vqc.architecture_search.scoring import CircuitScorer, Score, train_final
+from ketune.vqc.architecture_search.settings import SearchSettings, make_strategy
+from ketune.vqc.architecture_search.space import SearchError
+from ketune.vqc.architecture_search.strategies import derived_seed
+from ketune.vqc.architecture_search.task_result import TaskResult
+from ketune.vqc.circuit_file import save_circuit
 from ketune.vqc.problems.base import LabelledData
 
-STRATEGIES = ("reinforce", "reinforce-alone", "random", "random-by-depth", "exhaustive")
-"""Strategies by name. "reinforce" carries its policy from task to task, "reinforce-alone" starts anew with each."""
-
 _LARGEST = 16_000_000
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """A search, apart from its tasks and its strategy.
-
-    Args:
-        n_evaluations: circuits that may be asked for on each task; an exhaustive search asks for all.
-        n_wires: wires of the circuits; as many as hold the features when None.
-        seed: of everything: circuits chosen, starts, order of rows.
-        max_rank: of the tensor trains that rows are cut to; None takes rows as they are.
-        space: the circuits to choose from.
-        training: how each is trained.
-        final_epochs: epochs of the chosen one, trained anew on training and validation rows.
-        reinforce: how the policy learns.
-
-    Raises:
-        SearchError: for a number that is out of range.
-    """
-
-    n_evaluations: int = 30
-    n_wires: int | None = None
-    seed: int = 0
-    max_rank: int | None = 3
-    space: SearchSpace = field(default_factory=SearchSpace)
-    training: ClassifierTraining = field(default_factory=ClassifierTraining)
-    final_epochs: int = FINAL_EPOCHS
-    reinforce: ReinforceSettings = field(default_factory=ReinforceSettings)
-
-    def __post_init__(self) -> None:
-        if self.n_evaluations < 1 or self.final_epochs < 1:
-            raise SearchError(
-                f"SearchSettings(n_evaluations={self.n_evaluations}, final_epochs={self.final_epochs}): at least 1"
-            )
-        if self.max_rank is not None and self.max_rank < 1:
-            raise SearchError(f"SearchSettings(max_rank={self.max_rank}): at least 1, or None")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON can hold them."""
-        return asdict(self) | {"space": self.space.to_dict()}
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What a search found for one task.
-
-    Args:
-        task: name of the task.
-        search: every evaluation.
-        final: the chosen circuit trained anew and tested.
-        fidelity: mean fidelity of the training rows after their trains were cut.
-        n_wires: wires of the circuit.
-    """
-
-    task: str
-    search: SearchResult
-    final: FinalModel
-    fidelity: float
-    n_wires: int
-
-    @property
-    def architecture(self) -> Architecture:
-        """The chosen architecture."""
-        return self.search.best.architecture
-
-    @property
-    def circuit_file(self) -> CircuitFile:
-        """The chosen circuit as a file's content."""
-        about = {
-            "task": self.task,
-            "strategy": self.search.strategy,
-            "reward": self.search.best.score.reward,
-            "test_balanced_accuracy": self.final.test.balanced_accuracy,
-        }
-        return CircuitFile(self.architecture.circuit(self.n_wires), self.architecture, about)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON can hold it."""
-        best = {"architecture": self.architecture.text, "reward": self.search.best.score.reward}
-        return {
-            "task": self.task,
-            "best": best,
-            "final": self.final.to_dict(),
-            "fidelity": self.fidelity,
-            "n_wires": self.n_wires,
-            "search": self.search.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> TaskResult:
-        """Reads what `to_dict` gave.
-
-        Raises:
-            SearchError: for anything else.
-        """
-        try:
-            final = fields["final"]
-            model = FinalModel(Quality(**final["test"]), final["loss"], final["n_angles"])
-            search = SearchResult.from_dict(fields["search"])
-            return cls(fields["task"], search, model, fields["fidelity"], fields["n_wires"])
-        except (KeyError, TypeError) as error:
-            raise SearchError(f"no result of a task ({error})") from error
-
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the task, how many of its evaluations are done, and of how many."""
@@ -242,7 +123,7 @@ class ContinualSearch:
         known = {file.stem: _read_score(file) for file in sorted(book.glob("*.json"))}
 
         def keep(architecture: Architecture, score: Score) -> None:
-            write_whole(book / f"{architecture.text}.json", json.dumps(score.to_dict()))
+            write_atomically(book / f"{architecture.text}.json", json.dumps(score.to_dict()))
 
         return CircuitScorer(encoded.data, self.n_wires, self.settings.training, seed, known=known, on_score=keep)
 
@@ -254,7 +135,7 @@ class ContinualSearch:
         file = result.circuit_file
         save_circuit(place.with_name(f"{place.name}.circuit.json"), file.circuit, file.architecture, file.about)
         # Last, because this file says that the task has ended.
-        write_whole(place.with_name(f"{place.name}.json"), json.dumps(result.to_dict(), indent=1))
+        write_atomically(place.with_name(f"{place.name}.json"), json.dumps(result.to_dict(), indent=1))
 
     def _claim(self, folder: Path) -> None:
         """Writes what is asked for, or checks that the folder was made for the same."""
@@ -263,32 +144,12 @@ class ContinualSearch:
         asked = json.loads(json.dumps({"settings": settings, "n_wires": self.n_wires, "tasks": tasks}))
         file = folder / "search.json"
         if not file.exists():
-            write_whole(file, json.dumps(asked, indent=1))
+            write_atomically(file, json.dumps(asked, indent=1))
             return
         stands = _read_json(file)
         if different := [key for key in asked if stands.get(key) != asked[key]]:
-            key = different[0]
-            raise SearchError(
-                f"{folder}: holds another search, {_difference(stands.get(key), asked[key], key)}; take another folder, "
-                f"or ask for the same"
-            )
-
-
-def make_strategy(name: str, settings: SearchSettings | None = None) -> Strategy:
-    """A strategy by its name.
-
-    Raises:
-        SearchError: for an unknown one.
-    """
-    settings = settings or SearchSettings()
-    if name in ("random", "random-by-depth"):
-        return RandomSearch(by_depth=name.endswith("depth"))
-    if name == "exhaustive":
-        return ExhaustiveSearch()
-    if name in ("reinforce", "reinforce-alone"):
-        seed = derived_seed(settings.seed, "policy")
-        return Reinforce(settings.reinforce, continual=name == "reinforce", policy_seed=seed)
-    raise SearchError(f"strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
+            what = _difference(stands.get(different[0]), asked[different[0]], different[0])
+            raise SearchError(f"{folder}: holds another search, {what}; take another folder, or ask for the same")
 
 
 def read_result(place: Path) -> TaskResult | None:

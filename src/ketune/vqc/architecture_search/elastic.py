@@ -21,7 +21,7 @@ def named_subset(module: nn.Module, patterns: Sequence[str] = ("*",)) -> dict[st
     Raises:
         SearchError: when none does.
     """
-    found = {
+    found: dict[str, Tensor] = {
         name: parameter
         for name, parameter in module.named_parameters()
         if parameter.requires_grad and any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -87,9 +87,7 @@ class Choices:
     def most_likely(self) -> Architecture:
         """The architecture of highest probability."""
         best = self.layers.max(-1)
-        totals = torch.stack(
-            [self.depth[k] + best.values[:d].sum() for k, d in enumerate(self.space.depths)]
-        )
+        totals = torch.stack([self.depth[k] + best.values[:d].sum() for k, d in enumerate(self.space.depths)])
         depth = self.space.depths[int(totals.argmax())]
         return self.space.build([self.space.entanglers[int(e)] for e in best.indices[:depth]])
 
@@ -116,8 +114,8 @@ class ArchitecturePolicy(nn.Module):
         super().__init__()
         if activation not in ("gelu", "none") or n_features < 1:
             raise SearchError(
-                f"ArchitecturePolicy(n_features={n_features}, activation={activation!r}): at least 1 feature, and 'gelu' "
-                f"or 'none'"
+                f"ArchitecturePolicy(n_features={n_features}, activation={activation!r}): at least 1 feature, "
+                f"and 'gelu' or 'none'"
             )
         self.space, self.n_features, self.activation = space, n_features, activation
         with torch.random.fork_rng(devices=[]):

@@ -30,6 +30,8 @@ from ketune.vqc.architecture_search.strategies import (
     derived_seed,
 )
 
+_MOST_DRAWS = 20
+
 
 @dataclass(frozen=True)
 class ReinforceSettings:
@@ -45,6 +47,9 @@ class ReinforceSettings:
         divergence: weight eta of KL(policy || policy of the task before); 0 leaves it out.
         n_fisher: sampled circuits that the Fisher information is measured with.
         activation: of the policy, see `ArchitecturePolicy`.
+        count_repeats: whether a circuit that comes again uses up an evaluation, as published, although its score
+            stands. A policy soon draws the same circuits again and again; without counting them it goes on until as
+            many different ones were scored, or until it has drawn 20 times as many candidates.
 
     Raises:
         SearchError: for a number that is out of range.
@@ -59,6 +64,7 @@ class ReinforceSettings:
     divergence: float = 0.01
     n_fisher: int = 24
     activation: str = "gelu"
+    count_repeats: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_candidates", "n_fisher"):
@@ -130,18 +136,21 @@ class Reinforce(Strategy):
         generator = torch.Generator().manual_seed(derived_seed(seed, "circuits"))
         found: list[Evaluation] = []
         baseline: float | None = None
-        while len(found) < n_evaluations:
+        n_drawn = 0
+        while len(found) < n_evaluations and n_drawn < _MOST_DRAWS * n_evaluations:
             with torch.random.fork_rng(devices=[]):  # dropout takes torch's global randomness
-                torch.manual_seed(derived_seed(seed, "dropout", len(found)))
+                torch.manual_seed(derived_seed(seed, "dropout", n_drawn))
                 policy.train()
                 choices = policy(context)
             wanted = choices.sample(min(settings.n_candidates, n_evaluations - len(found)), generator)
+            n_drawn += len(wanted)
             scores = []
             for architecture in wanted:
                 scores.append(objective(architecture))
-                found.append(Evaluation(architecture, scores[-1]))
-                if on_evaluation is not None:
-                    on_evaluation(len(found), found[-1])
+                if settings.count_repeats or all(architecture != one.architecture for one in found):
+                    found.append(Evaluation(architecture, scores[-1]))
+                    if on_evaluation is not None:
+                        on_evaluation(len(found), found[-1])
             rewards = torch.tensor([score.reward for score in scores])
             mean = float(rewards.mean())
             baseline = mean if baseline is None else baseline

@@ -75,17 +75,13 @@ class SearchSpace:
     @cached_property
     def architectures(self) -> tuple[Architecture, ...]:
         """All of them, the shallow ones first."""
-        return tuple(
-            self.build(names) for depth in self.depths for names in product(self.entanglers, repeat=depth)
-        )
+        return tuple(self.build(names) for depth in self.depths for names in product(self.entanglers, repeat=depth))
 
     def build(self, entanglers: Sequence[str]) -> Architecture:
         """The architecture of this space with these entanglers."""
         return Architecture(tuple(entanglers), self.order, self.rotations)
 
-    def sample(
-        self, n: int, generator: torch.Generator | None = None, *, by_depth: bool = False
-    ) -> list[Architecture]:
+    def sample(self, n: int, generator: torch.Generator | None = None, *, by_depth: bool = False) -> list[Architecture]:
         """Different architectures in random order, all equally likely.
 
         Args:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ketune.circuits import MAX_WIRES, Circuit, Hamiltonian, expectation, run
+
+_MAX_SETTINGS = 48  # LiH on 6 wires has 36, on 12 wires 151, where `expectation` needs 1.4 s a gradient at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +49,14 @@ class EnergyProblem:
 
     def energy(self, angles: Tensor) -> Tensor:
         """The energy at (..., n_angles) angles in radians: (...), differentiable twice."""
-        if self.n_wires <= MAX_WIRES:
+        if self._runs:
             return run(self.circuit, None, angles, readout=self.hamiltonian)[..., 0]
         return expectation(self.circuit, self.hamiltonian, angles)
+
+    @cached_property
+    def _runs(self) -> bool:
+        """Whether `run` takes the circuit: it compiles a program for each measurement setting, a third of a second."""
+        return self.n_wires <= MAX_WIRES and len(self.hamiltonian.groups()) <= _MAX_SETTINGS
 
     def task(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The descriptor as a tensor (n,)."""

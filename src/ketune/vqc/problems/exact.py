@@ -109,7 +109,7 @@ def _sector_energy(hamiltonian: Hamiltonian, states: np.ndarray) -> float:
         entries.append((values[moves], rows, columns[moves]))
     data, rows, columns = (np.concatenate(parts) for parts in zip(*entries))
     if _is_real(hamiltonian):
-        data = data.real
+        data = np.real(data)
     if size <= MAX_DENSE:
         dense = np.zeros((size, size), dtype=data.dtype)
         np.add.at(dense, (rows, columns), data)

@@ -96,8 +96,8 @@ def hubbard_problem(
 
     Args:
         n_sites: number of sites L, 2 to 8, on 2 L wires.
-        interaction: U.
-        hopping: t.
+        interaction: U, what two electrons on a site cost.
+        hopping: t, the amplitude of a hop to a neighbour.
         n_up: electrons with spin up; half of the sites, rounded up, when None.
         n_down: electrons with spin down; half of the sites, rounded down, when None.
         n_layers: layers of the circuit.

@@ -155,7 +155,7 @@ def transverse_ising_problem(
     Args:
         n_wires: number of spins, at least 2; a ring takes at most 20, a chain has a closed form at any size.
         coupling: J; ferromagnetic when positive.
-        field: h.
+        field: strength h of the transverse field.
         n_layers: layers of the circuit. "hamiltonian" reaches the ground state exactly with half as many layers as
             spins on a ring; on a chain, as many layers as spins come within about 1e-4 of it.
         ansatz: "hamiltonian" (`ising_circuit`, two angles a layer) or "hardware_efficient" (RX, RY, RZ on every wire

@@ -1,4 +1,4 @@
-"""Small files that are written whole or not at all, and read with a limit on their size."""
+"""Files that are written whole or not at all, and read with a limit on their size. Below all rooms."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes beside the place and renames, so that a reader sees the whole of the text or the old file.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` so that a reader, or a later run after a kill, sees the whole of it or the old file.
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: when it cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        with beside.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
