@@ -5,7 +5,7 @@ tasks with every seed. A seed is a draw of the start's angles, and for a learned
 starts without randomness are the same for all seeds. What stands in --out is never run again, so a killed run goes on
 with the same command; cells are written whole.
 
-    python benchmarks/vqc_starts.py                             # everything, about a quarter of an hour on one core
+    python benchmarks/vqc_starts.py                             # everything, under an hour beside other work
     python benchmarks/vqc_starts.py --settings h2 --seeds 3     # one problem
     python benchmarks/vqc_starts.py --only-report               # tables and pictures from what stands
     python benchmarks/vqc_starts.py --quick --out /tmp/starts   # a minute, to see that it runs

@@ -42,7 +42,7 @@ def bounds(values: np.ndarray) -> tuple[float, float]:
 
 def steps_text(steps: np.ndarray, limit: int) -> str:
     def text(value: float) -> str:
-        return f"> {limit}" if value > limit else f"{value:g}"
+        return f"> {limit}" if value > limit else f"{round(value, 1):g}"
 
     low, high = bounds(medians(steps))
     return f"{text(float(np.median(steps)))} ({text(low)} to {text(high)})"
@@ -132,7 +132,7 @@ def modes_table(out: Path) -> list[str]:
     lines = ["**What the Learner is trained on (Heisenberg, 300 steps of 16 tasks, then Adam at 0.03)**", ""]
     lines += ["| Meta-loss | energies with gradients | seconds | gap at start | after 20 | iterations to 1.0% |"]
     lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
-    for title, its in cells.items():
+    for title, its in sorted(cells.items(), key=lambda item: item[1][0]["n_gradients"]):
         mean = {
             key: np.mean([np.mean(cell[key]) for cell in its]) for key in ("n_gradients", "seconds", "first", "after")
         }
