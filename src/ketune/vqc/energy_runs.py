@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -309,4 +310,7 @@ def _ask(initialiser: Initialiser, problem: EnergyProblem) -> Tensor:
 
 
 def _plain(start: str) -> str:
-    return Path(start).stem if Path(start).suffix else start
+    """A start as part of a file's name; files of one name in different folders stay apart."""
+    if not Path(start).suffix:
+        return start
+    return f"{Path(start).stem}-{hashlib.sha256(start.encode()).hexdigest()[:8]}"
