@@ -22,6 +22,8 @@ COMMANDS = (
     "methods",
     "report",
     "circuit",
+    "vqc",
+    "search",
 )
 
 

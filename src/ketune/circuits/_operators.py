@@ -195,12 +195,19 @@ def _map_backward(function: Callable[..., Any], info: Any, in_dims: tuple[int | 
     return (d_x if need_x else d_x.expand(count, 0), d_angles if need_angles else d_angles.expand(count, 0)), (0, 0)
 
 
+def _own(tensor: Tensor) -> Tensor:
+    """A tensor that lies in one piece and is no view: in forward mode torch takes a value and its tangent for views of
+    one layout where either is one, and some simulators give the transpose of what they computed."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 class CircuitFunction(torch.autograd.Function):
     """Readouts and squared norms; arguments as the operator `ketune::circuit`."""
 
     @staticmethod
     def forward(x: Tensor, angles: Tensor, description: str, n_outputs: int) -> tuple[Tensor, Tensor]:
-        return _forward(x, angles, description)
+        out, norms = _forward(x, angles, description)
+        return _own(out), norms
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -218,7 +225,7 @@ class CircuitFunction(torch.autograd.Function):
     def jvp(ctx: Any, t_x: Tensor | None, t_angles: Tensor | None, *_rest: Any) -> Any:
         x, angles, out = ctx.saved_tensors[:3]
         product, _, _ = _second_order(ctx.description, torch.zeros_like(out), x, angles, t_x, t_angles)
-        return product, None
+        return _own(product), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -70,11 +71,15 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
-        return self.forward_with(input, None)
+        return self.forward_with(input)
 
-    def forward_with(self, x: torch.Tensor, delta: torch.Tensor | None) -> torch.Tensor:
-        """`forward` with a change of the weight, (out_features, in_features), that is quantised with it as one sum."""
-        weight = self.effective_weight(delta)
+    def forward_with(self, x: torch.Tensor, deltas: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """`forward` with changes of the weight, (out_features, in_features), that are quantised with it as one sum.
+
+        They are added one after another, as merging does: another order rounds otherwise, and now and then to another
+        code.
+        """
+        weight = self.effective_weight(deltas)
         return functional.linear(self.quantize_input(x).to(weight.dtype), weight, self.effective_bias())
 
     def quantize_input(self, x: torch.Tensor) -> torch.Tensor:
@@ -83,18 +88,20 @@ class QuantizedLinear(nn.Linear):
             x = self.input_rotation(x)
         return x if self.input_quantizer is None else self.input_quantizer(x)
 
-    def rotated_weight(self, delta: torch.Tensor | None = None) -> torch.Tensor:
+    def rotated_weight(self, deltas: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """The weight in full precision, between both rotations: (out_features, in_features)."""
-        weight = self.weight if delta is None else self.weight + delta.to(self.weight.dtype)
+        weight = self.weight
+        for delta in deltas:
+            weight = weight + delta.to(weight.dtype)
         if self.input_rotation is not None:
             weight = self.input_rotation(weight)
         if self.output_rotation is not None:
             weight = self.output_rotation(weight.T).T
         return weight
 
-    def effective_weight(self, delta: torch.Tensor | None = None) -> torch.Tensor:
+    def effective_weight(self, deltas: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """The fake-quantised weight that the input is multiplied with."""
-        weight = self.rotated_weight(delta)
+        weight = self.rotated_weight(deltas)
         return weight if self.weight_quantizer is None else self.weight_quantizer(weight)
 
     def effective_bias(self) -> torch.Tensor | None:

@@ -86,13 +86,10 @@ def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
     if self.disable_adapters and self.merged:
         self.unmerge()
     base: QuantizedLinear = self.get_base_layer()
-    delta = None
+    deltas: list[torch.Tensor] = []
     if not self.disable_adapters and not self.merged:
-        for adapter in self.active_adapters:
-            if adapter in _adapters(self):
-                part = _delta_weight(self, adapter)
-                delta = part if delta is None else delta + part
-    return base.forward_with(x, delta)
+        deltas = [_delta_weight(self, adapter) for adapter in self.active_adapters if adapter in _adapters(self)]
+    return base.forward_with(x, deltas)
 
 
 def _delta_weight(layer: Any, adapter: str) -> torch.Tensor:

@@ -186,7 +186,7 @@ def contract_matrix(cores: Sequence[Tensor]) -> Tensor:
     whole = contract_train([core.reshape(core.shape[0], -1, core.shape[3]) for core in cores])
     whole = whole.reshape([size for core in cores for size in core.shape[1:3]])
     whole = whole.permute(*range(0, 2 * n, 2), *range(1, 2 * n, 2))
-    return whole.reshape(math.prod(core.shape[1] for core in cores), -1)
+    return whole.reshape(math.prod([core.shape[1] for core in cores]), -1)
 
 
 def transpose_cores(cores: Sequence[Tensor]) -> list[Tensor]:
