@@ -46,7 +46,7 @@ STARTS = ("random", "data", "flip", "q_maml")
 ANGLES = ("free", "tensor_train")
 CIRCUITS = ("by hand", "searched")
 CONTROLS = {"frozen angles": {"control": "frozen"}, "no circuit": {"control": "none"}}
-RATES = (0.01, 0.03, 0.09)
+RATES = (0.01, 0.03)
 TUNING_SEED = 1000
 
 

@@ -10,7 +10,8 @@ from tests.adapters.models import TwoLayers, tiny_llama
 
 from ketune import QAAConfig
 from ketune.adapters import ConfigError
-from ketune.adapters.learned_starts import PLACE_LENGTH, circuits_of, places_of
+from ketune.adapters.calibration import circuits_of
+from ketune.adapters.learned_starts import PLACE_LENGTH, places_of
 from ketune.adapters.train_angles import TrainAngles
 from ketune.circuits import ry_ring, to_openqasm3
 from ketune.errors import KetuneError

@@ -3,7 +3,10 @@
 import json
 
 import pytest
+import torch
 from tests.cli.conftest import call
+
+from ketune.vqc.energy_runs import EnergyRuns
 
 
 def heisenberg(folder, *more):
@@ -39,17 +42,30 @@ def test_what_stands_is_not_run_again_and_other_settings_are_refused(tmp_path):
     assert "lr=0.05" in other.err
 
 
+@pytest.mark.parametrize(("problem", "options"), [("h2", {"length": 0.6}), ("lih", {"n_wires": 6}), ("hubbard", {})])
+def test_a_start_is_not_trained_on_the_problem_it_is_tried_on(problem, options):
+    runs = EnergyRuns(problem, options, ("flip",))
+    own, draw = runs.make_problem(), runs.make_family()
+    generator = torch.Generator().manual_seed(0)
+    drawn = [draw(generator) for _ in range(30)]
+    assert {each.n_wires for each in drawn} == {own.n_wires}
+    assert all(each.descriptor != own.descriptor for each in drawn)
+    assert {len(each.descriptor) for each in drawn} == {len(own.descriptor)}
+
+
 def test_classes_are_told_apart_behind_every_encoder(tmp_path):
     result = call(
-        *("vqc", "digits", "--encoder", "tt,pca", "--block", "circuit,none", "--wires", "3", "--layers", "1"),
-        *("--epochs", "1", "--seeds", "1", "--set", "classes=[0,1]", "--out", str(tmp_path)),
+        *("vqc", "digits", "--encoder", "tt,pca", "--block", "circuit,none", "--wires", "4", "--layers", "2"),
+        *("--epochs", "6", "--lr", "0.05", "--seeds", "1", "--set", "classes=[0,1]", "--out", str(tmp_path)),
     )
     assert result.code == 0, result.err
     assert "tt + circuit" in result.out
     assert (tmp_path / "accuracies.png").read_bytes().startswith(b"\x89PNG")
     cell = json.loads((tmp_path / "cells" / "tt-circuit-seed0.json").read_text())
-    assert cell["n_quantum"] == 9
-    assert 0 <= cell["test"][-1] <= 1
+    assert cell["n_quantum"] == 24
+    assert len(cell["test"]) == 6
+    assert cell["test"][-1] > 0.8  # chance is a half
+    assert cell["train_loss"][-1] < cell["train_loss"][0]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +75,7 @@ def test_classes_are_told_apart_behind_every_encoder(tmp_path):
         ([], "name a problem"),
         (["h2", "--encoder", "tt"], "--encoder"),
         (["digits", "--init", "zeros"], "--init"),
+        (["digits", "--encoder", "ttn"], "of tt, dense, pca"),
         (["heisenberg", "--init", "warm"], "start 'warm'"),
         (["transverse-ising", "--init", "flip"], "no family"),
         (["heisenberg", "--optimizer", "adams"], "did you mean 'adam'"),

@@ -8,7 +8,8 @@ from peft import get_peft_model
 from tests.finetuning.tiny import make_model, make_tokenizer
 
 from ketune import QAAConfig
-from ketune.adapters.learned_starts import PLACE_LENGTH, circuits_of
+from ketune.adapters.calibration import circuits_of
+from ketune.adapters.learned_starts import PLACE_LENGTH
 from ketune.errors import TrainingError
 from ketune.finetuning import TrainingParams, finetune
 from ketune.finetuning.meta_training import MetaTraining, meta_train_starts

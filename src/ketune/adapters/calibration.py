@@ -35,16 +35,22 @@ def spread_readouts(
     Raises:
         ValueError: when the model has no QAA circuit under that name, or `batches` is empty.
     """
-    circuits: dict[str, CircuitFeatures] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, AdapterLayer) and adapter_name in layer.updates:
-            features = getattr(layer.update_of(adapter_name), "features", None)
-            if isinstance(features, CircuitFeatures):
-                circuits[name] = features
+    circuits = circuits_of(model, adapter_name)
     if not circuits:
         raise ValueError(f"spread_readouts(adapter_name={adapter_name!r}): the model has no QAA circuit of that name")
     inputs = collect_inputs(model, {name: model.get_submodule(name) for name in circuits}, batches)
     return {name: _spread(features, inputs[name]) for name, features in circuits.items()}
+
+
+def circuits_of(model: nn.Module, adapter_name: str) -> dict[str, CircuitFeatures]:
+    """The amplitude-encoded circuits of an adapter by the names of their layers."""
+    found: dict[str, CircuitFeatures] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, AdapterLayer) and adapter_name in layer.updates:
+            features = getattr(layer.update_of(adapter_name), "features", None)
+            if isinstance(features, CircuitFeatures):
+                found[name] = features
+    return found
 
 
 def collect_inputs(

@@ -9,9 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ketune.adapters.base import AdapterLayer
-from ketune.adapters.calibration import collect_inputs
-from ketune.adapters.circuit_features import CircuitFeatures
+from ketune.adapters.calibration import circuits_of, collect_inputs
 from ketune.vqc import Initialiser, InitialiserError
 
 # Names of linear layers by what they do, over the model types that transformers has.
@@ -70,17 +68,6 @@ def tasks_for(initialiser: Initialiser, places: Tensor, states: Sequence[Tensor]
             f"its input {', '.join(map(str, widths)) or 'is not known'}: meta-train one for this model"
         )
     return told
-
-
-def circuits_of(model: nn.Module, adapter_name: str) -> dict[str, CircuitFeatures]:
-    """The amplitude-encoded circuits of an adapter by the names of their layers."""
-    found: dict[str, CircuitFeatures] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, AdapterLayer) and adapter_name in layer.updates:
-            features = getattr(layer.update_of(adapter_name), "features", None)
-            if isinstance(features, CircuitFeatures):
-                found[name] = features
-    return found
 
 
 @torch.no_grad()

@@ -3,15 +3,25 @@
 import importlib
 from typing import Any
 
+from ketune.errors import KetuneError
+
+_PACKAGES = {"sklearn": "scikit-learn"}
+_EXTRAS = {"sklearn": "vqc", "scipy": "vqc", "networkx": "vqc"}
+
+
+class MissingLibraryError(KetuneError, ImportError):
+    """An optional library that is needed and not installed."""
+
 
 def library(name: str) -> Any:
     """Imports a module of an optional library.
 
     Raises:
-        ImportError: with the command that installs it.
+        MissingLibraryError: with the command that installs it.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
-        raise ImportError(f'{package} is not installed; run: pip install "ketune[devices]"') from error
+        title, extra = _PACKAGES.get(package, package), _EXTRAS.get(package, "devices")
+        raise MissingLibraryError(f'{title} is not installed; run: pip install "ketune[{extra}]"') from error

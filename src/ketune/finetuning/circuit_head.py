@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ketune.circuits import ring_rxryrz, rxryrz_ring
 from ketune.errors import ModelError
+from ketune.files import write_atomically, write_tensors
 from ketune.vqc.classifier import CircuitClassifier, ParameterCounts
 from ketune.vqc.reducers import DenseReducer, TTReducer
 
@@ -142,14 +143,10 @@ class CircuitHead(nn.Module):
         return self.hybrid.count_parameters()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the config as JSON and the weights as safetensors, each beside its place first and then renamed."""
+        """Writes the weights as safetensors and the config as JSON, each whole or not at all."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights, config = folder / f".{WEIGHTS_FILE}.part", folder / f".{CONFIG_FILE}.part"
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, weights)
-        config.write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
-        weights.replace(folder / WEIGHTS_FILE)
-        config.replace(folder / CONFIG_FILE)
+        write_tensors(folder / WEIGHTS_FILE, self.state_dict())
+        write_atomically(folder / CONFIG_FILE, json.dumps(asdict(self.config), indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> CircuitHead:

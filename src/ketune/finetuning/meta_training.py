@@ -13,8 +13,8 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ketune.adapters.calibration import collect_inputs
-from ketune.adapters.learned_starts import PLACE_LENGTH, circuits_of, places_of, pooled
+from ketune.adapters.calibration import circuits_of, collect_inputs
+from ketune.adapters.learned_starts import PLACE_LENGTH, places_of, pooled
 from ketune.adapters.qaa import QAAConfig
 from ketune.errors import TrainingError
 from ketune.finetuning.base import load_base, prepare_tokenizer

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ketune.circuits import ANSATZE, Channel, Circuit, NoiseModel
-from ketune.files import write_atomically
+from ketune.circuits import ANSATZE, Circuit
 from ketune.vqc.architecture import Architecture, ArchitectureError
+from ketune.vqc.blocks import BLOCKS
 from ketune.vqc.classifier import CircuitClassifier
-from ketune.vqc.energy_runs import RunError, claim
 from ketune.vqc.problems.base import LabelledData
 from ketune.vqc.problems.registry import PROBLEMS, make_problem
 from ketune.vqc.reducers import DenseReducer, PCAReducer, TTReducer
+from ketune.vqc.runs import RunError, claim, keep_result, make_noise, read_result, require, require_each_once
 from ketune.vqc.training import train_classifier
 
 ENCODERS = ("tt", "dense", "pca")
-BLOCKS = ("circuit", "linear", "frozen", "none")
 
 
 @dataclass(frozen=True)
@@ -67,14 +65,10 @@ class ClassifierRuns:
     n_trajectories: int = 4
 
     def __post_init__(self) -> None:
-        for name, known in (("encoders", ENCODERS), ("blocks", BLOCKS)):
-            values = tuple(getattr(self, name))
-            object.__setattr__(self, name, values)
-            if not values or len(set(values)) != len(values) or set(values) - set(known):
-                raise RunError(f"{name}={', '.join(values)!r}: choose of {', '.join(known)}, each once")
-        object.__setattr__(self, "seeds", tuple(self.seeds))
+        require_each_once(self, "encoders", "blocks", "seeds")
         for name, right, allowed in (
-            ("seeds", bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "at least one, each once"),
+            ("encoders", set(self.encoders) <= set(ENCODERS), f"of {', '.join(ENCODERS)}"),
+            ("blocks", set(self.blocks) <= set(BLOCKS), f"of {', '.join(BLOCKS)}"),
             ("n_wires", 1 <= self.n_wires <= 20, "1 to 20"),
             ("n_layers", self.n_layers >= 1, "at least 1"),
             ("train_rank", self.train_rank >= 1, "at least 1"),
@@ -85,16 +79,8 @@ class ClassifierRuns:
             ("readout_error", 0 <= self.readout_error <= 0.5, "0 to 0.5"),
             ("n_trajectories", self.n_trajectories >= 1, "at least 1"),
         ):
-            if not right:
-                raise RunError(f"ClassifierRuns({name}={getattr(self, name)!r}): must be {allowed}")
+            require(self, name, right, allowed)
         self.circuit()
-
-    @property
-    def noise(self) -> NoiseModel | None:
-        if not self.depolarising and not self.readout_error:
-            return None
-        channels = (Channel("depolarising", self.depolarising),) if self.depolarising else ()
-        return NoiseModel(channels, channels, self.readout_error)
 
     def circuit(self) -> Circuit:
         """The circuit.
@@ -184,21 +170,9 @@ def run_classifiers(
                         if on_run is not None:
                             on_run(name, seed, epoch + 1, runs.epochs)
 
-                    write_atomically(file, json.dumps(asdict(_run(runs, data, encoder, block, seed, report))) + "\n")
-                results.append(read_classifier_result(file))
+                    keep_result(file, _run(runs, data, encoder, block, seed, report))
+                results.append(read_result(file, ClassifierResult))
     return results
-
-
-def read_classifier_result(file: Path) -> ClassifierResult:
-    """Reads the file of one run.
-
-    Raises:
-        RunError: when it is damaged.
-    """
-    try:
-        return ClassifierResult(**json.loads(file.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{file}: damaged ({error}); delete it to have it run again") from error
 
 
 def _run(
@@ -218,7 +192,7 @@ def _run(
         batch_size=runs.batch_size,
         lr=runs.lr,
         seed=seed,
-        noise=runs.noise,
+        noise=make_noise(runs.depolarising, runs.readout_error),
         n_trajectories=runs.n_trajectories,
         on_epoch=report,
     )

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ketune.circuits import Channel, NoiseModel
-from ketune.errors import KetuneError
 from ketune.files import write_atomically
 from ketune.vqc.flip import FlipDecoder
 from ketune.vqc.initialiser import Initialiser, load_initialiser
@@ -22,18 +20,13 @@ from ketune.vqc.meta_training import meta_train
 from ketune.vqc.minimising import minimise
 from ketune.vqc.optimisers import make_optimiser
 from ketune.vqc.problems.base import EnergyProblem, Family
-from ketune.vqc.problems.registry import FAMILIES, make_family, make_problem, options_of
+from ketune.vqc.problems.molecules import split_lengths
+from ketune.vqc.problems.registry import FAMILIES, PROBLEMS, make_family, make_problem, options_of
+from ketune.vqc.runs import RunError, claim, keep_result, make_noise, read_result, require, require_each_once
 from ketune.vqc.starts import STARTS
 
 LEARNED = ("flip", "q_maml")
 """Starts that are meta-trained first, on the problem's family."""
-
-MOLECULES = ("h2", "lih")
-"""Problems whose family is that of bond lengths."""
-
-
-class RunError(KetuneError, ValueError):
-    """A comparison of starts that cannot be run, or that stands with other settings."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +65,8 @@ class EnergyRuns:
     target: float = 0.01
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "starts", tuple(self.starts))
-        object.__setattr__(self, "seeds", tuple(self.seeds))
+        require_each_once(self, "starts", "seeds")
         for name, right, allowed in (
-            ("starts", bool(self.starts) and len(set(self.starts)) == len(self.starts), "at least one, each once"),
-            ("seeds", bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "at least one, each once"),
             ("n_steps", self.n_steps >= 1, "at least 1"),
             ("n_trajectories", self.n_trajectories >= 2, "at least 2"),
             ("meta_steps", self.meta_steps >= 1, "at least 1"),
@@ -84,8 +74,7 @@ class EnergyRuns:
             ("readout_error", 0 <= self.readout_error <= 0.5, "0 to 0.5"),
             ("target", self.target > 0, "above zero"),
         ):
-            if not right:
-                raise RunError(f"EnergyRuns({name}={getattr(self, name)!r}): must be {allowed}")
+            require(self, name, right, allowed)
         make_optimiser(self.optimiser, self.lr)
         for start in self.starts:
             if start not in (*STARTS, *LEARNED) and not Path(start).suffix:
@@ -95,22 +84,15 @@ class EnergyRuns:
                 self.family_name  # noqa: B018 - refuses problems that have none
 
     @property
-    def noise(self) -> NoiseModel | None:
-        if not self.depolarising and not self.readout_error:
-            return None
-        channels = (Channel("depolarising", self.depolarising),) if self.depolarising else ()
-        return NoiseModel(channels, channels, self.readout_error)
-
-    @property
     def family_name(self) -> str:
         """The family that learned starts are meta-trained on.
 
         Raises:
             RunError: when the problem belongs to none.
         """
-        name = "molecule" if self.problem in MOLECULES else self.problem
+        name = "molecule" if self.problem in ("h2", "lih") else self.problem
         if name not in FAMILIES:
-            known = ", ".join([*(family for family in FAMILIES if family != "molecule"), *MOLECULES])
+            known = ", ".join([*(family for family in FAMILIES if family != "molecule"), "h2", "lih"])
             raise RunError(
                 f"{self.problem!r} has no family to meta-train a start on (those that have are {known}); take a fixed "
                 "start, or pass a file of a learned one"
@@ -118,10 +100,21 @@ class EnergyRuns:
         return name
 
     def make_family(self) -> Family:
-        """That family, with those of the problem's options that it takes too."""
+        """That family, with those of the problem's options that it takes too; for a molecule all bond lengths to learn
+        from but the problem's own."""
         known = options_of(FAMILIES[self.family_name])
         options = {name: value for name, value in self.options.items() if name in known}
-        return make_family(self.family_name, **options | ({"name": self.problem} if self.problem in MOLECULES else {}))
+        if self.family_name == "molecule":
+            length, n_wires = (self._option(name) for name in ("length", "n_wires"))
+            name = self.problem if n_wires is None else f"{self.problem}-{n_wires}"
+            learn = [each for each in split_lengths(name)[0] if abs(each - length) > 1e-9]
+            options |= {"name": name, "lengths": learn}
+        return make_family(self.family_name, **options)
+
+    def _option(self, name: str) -> Any:
+        """The value of an option of the problem, None for one that it does not have."""
+        entry = PROBLEMS[self.problem].options.get(name)
+        return None if entry is None else self.options.get(name, entry.default)
 
     def make_problem(self) -> EnergyProblem:
         """The problem.
@@ -194,63 +187,9 @@ def run_energies(
                     if on_run is not None:
                         on_run(start, seed, step, runs.n_steps)
 
-                write_atomically(file, json.dumps(asdict(_run(runs, problem, start, seed, folder, report))) + "\n")
-            results.append(read_result(file))
+                keep_result(file, _run(runs, problem, start, seed, folder, report))
+            results.append(read_result(file, RunResult))
     return results
-
-
-def read_result(file: Path) -> RunResult:
-    """Reads the file of one run.
-
-    Raises:
-        RunError: when it is damaged.
-    """
-    try:
-        return RunResult(**json.loads(file.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{file}: damaged ({error}); delete it to have it run again") from error
-
-
-def read_runs(folder: str | Path) -> tuple[EnergyRuns, list[RunResult]]:
-    """The runs that stand in a folder, finished or not.
-
-    Raises:
-        RunError: when there are none.
-    """
-    file = Path(folder) / "runs.json"
-    try:
-        runs = EnergyRuns(**json.loads(file.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{folder}: holds no runs of an energy problem ({error})") from error
-    return runs, [read_result(path) for path in sorted((Path(folder) / "cells").glob("*.json"))]
-
-
-def claim(folder: Path, runs: Any, growing: tuple[str, ...]) -> None:
-    """Notes the settings of a folder, or checks that they are those that stand there.
-
-    Args:
-        folder: the folder.
-        runs: a dataclass of settings, which JSON can hold.
-        growing: fields to which later calls may add; `target` may always change.
-
-    Raises:
-        RunError: when the folder holds runs of other settings.
-    """
-    file = folder / "runs.json"
-    wanted = json.loads(json.dumps(asdict(runs)))
-    if file.is_file():
-        standing = json.loads(file.read_text("utf-8"))
-        free = (*growing, "target")
-        changed = [key for key in {**standing, **wanted} if key not in free and standing.get(key) != wanted.get(key)]
-        if changed:
-            before, now = standing.get(changed[0]), wanted.get(changed[0])
-            raise RunError(
-                f"{folder}: holds runs with {changed[0]}={before!r}, not {now!r}; choose another output folder, or "
-                "delete this one"
-            )
-        for key in growing:
-            wanted[key] = list(dict.fromkeys([*standing[key], *wanted[key]]))
-    write_atomically(file, json.dumps(wanted, indent=2) + "\n")
 
 
 def _run(
@@ -262,7 +201,7 @@ def _run(
         angles,
         make_optimiser(runs.optimiser, runs.lr, seed),
         runs.n_steps,
-        noise=runs.noise,
+        noise=make_noise(runs.depolarising, runs.readout_error),
         n_trajectories=runs.n_trajectories,
         generator=torch.Generator().manual_seed(seed),
         on_step=lambda step, _: report(step + 1),

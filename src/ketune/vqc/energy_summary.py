@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ketune.vqc.energy_runs import EnergyRuns, RunError, RunResult
+from ketune.vqc.energy_runs import EnergyRuns, RunResult
 from ketune.vqc.problems.base import EnergyProblem
 from ketune.vqc.problems.registry import PROBLEMS, make_problem
+from ketune.vqc.runs import RunError
 from ketune.vqc.starts import STARTS
 
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ketune.circuits import Circuit
 from ketune.errors import KetuneError
+from ketune.files import write_tensors
 
 INITIALISERS: dict[str, type[Initialiser]] = {}
 """The kinds of learned starts by name; a subclass enters itself."""
@@ -53,12 +53,7 @@ class Initialiser(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Writes weights and settings to one safetensors file, beside its place first and then renamed."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, beside, {"kind": self.kind, "settings": json.dumps(self.settings())})
-        beside.replace(path)
+        write_tensors(Path(path), self.state_dict(), {"kind": self.kind, "settings": json.dumps(self.settings())})
 
 
 def load_initialiser(path: str | Path) -> Initialiser:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from ketune.files import write_tensors
 from ketune.vqc.initialiser import Initialiser
 
 if TYPE_CHECKING:
@@ -44,11 +44,7 @@ def write_checkpoint(
     tensors["losses"] = torch.tensor(history.losses, dtype=torch.float64)
     tensors["gradient_norms"] = torch.tensor(history.gradient_norms, dtype=torch.float64)
     counts = {name: getattr(history, name) for name in _COUNTS}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(kept, beside, {"settings": json.dumps(settings), "counts": json.dumps(counts)})
-    beside.replace(path)
+    write_tensors(path, tensors, {"settings": json.dumps(settings), "counts": json.dumps(counts)})
 
 
 def read_checkpoint(

@@ -1,4 +1,4 @@
-"""Hubbard chains: the table of the spec, closed forms, PennyLane's fermions, and a filling that no angle changes."""
+"""Hubbard chains: published energies, closed forms, PennyLane's fermions, and a filling that no angle changes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Spin chains against the reference energies of the spec, closed forms, dense matrices and their own circuits."""
+"""Spin chains against reference energies, closed forms, dense matrices and their own circuits."""
 
 import math
 

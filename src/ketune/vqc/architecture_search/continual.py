@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ketune.files import read_bounded, write_atomically
+from ketune.files import read_bounded, write_atomically, write_tensors
 from ketune.vqc.architecture import Architecture
 from ketune.vqc.architecture_search.features import EncodedData, encode
 from ketune.vqc.architecture_search.policy import CONTEXT_ROWS
@@ -128,10 +128,7 @@ class ContinualSearch:
         return CircuitScorer(encoded.data, self.n_wires, self.settings.training, seed, known=known, on_score=keep)
 
     def _keep(self, place: Path, result: TaskResult) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(f".{place.name}.safetensors.part")
-        save_file(self.strategy.tensors(), beside)
-        beside.replace(place.with_name(f"{place.name}.safetensors"))
+        write_tensors(place.with_name(f"{place.name}.safetensors"), self.strategy.tensors())
         file = result.circuit_file
         save_circuit(place.with_name(f"{place.name}.circuit.json"), file.circuit, file.architecture, file.about)
         # Last, because this file says that the task has ended.

@@ -95,9 +95,7 @@ def search_side_by_side(
         drawing = None
     found = SideBySide(results, folder, drawing)
     write_atomically(folder / "results.json", json.dumps({"results": found.rows}, indent=1) + "\n")
-    beside = folder / ".best_rewards.png.part"
-    beside.write_bytes(draw_best_rewards(results))
-    beside.replace(folder / "best_rewards.png")
+    write_atomically(folder / "best_rewards.png", draw_best_rewards(results))
     return found
 
 

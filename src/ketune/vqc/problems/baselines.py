@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ketune.vqc.problems._optional import library
+from ketune.circuits._optional import library
 from ketune.vqc.problems.base import LabelledData, Rows
 from ketune.vqc.problems.quantum_dots import SIDE, fft_features, moments
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ketune.vqc.problems._optional import library
+from ketune.circuits._optional import library
 from ketune.vqc.problems.base import LabelledData
 from ketune.vqc.problems.splitting import labelled, stratified_parts
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ketune.circuits import Hamiltonian
-from ketune.vqc.problems._optional import library
+from ketune.circuits._optional import library
 
 MAX_DENSE = 1024
 """Largest number of basis states for which a dense matrix is diagonalised (10 wires)."""

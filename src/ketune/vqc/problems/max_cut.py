@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ketune.circuits import Circuit, Gate, max_cut, ryrz_ring_ry
-from ketune.vqc.problems._optional import library
+from ketune.circuits._optional import library
 from ketune.vqc.problems.base import EnergyProblem, Family
 
 GRAPHS = ("erdos_renyi", "regular")

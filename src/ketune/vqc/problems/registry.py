@@ -97,7 +97,7 @@ FAMILIES: dict[str, Callable[..., Family]] = {
 """Families of problems by name; each builder gives a sampler, a torch generator to one `EnergyProblem`."""
 
 
-def make_problem(name: str, **options: Any) -> EnergyProblem | LabelledData:
+def make_problem(name: str, /, **options: Any) -> EnergyProblem | LabelledData:
     """A problem by name.
 
     Args:
@@ -120,7 +120,7 @@ def make_problem(name: str, **options: Any) -> EnergyProblem | LabelledData:
     )
 
 
-def make_family(name: str, **options: Any) -> Family:
+def make_family(name: str, /, **options: Any) -> Family:
     """A family of problems by name.
 
     Args:
