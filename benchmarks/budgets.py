@@ -24,7 +24,8 @@ from ketune.cli._progress import comparison_progress
 from ketune.comparison import ComparisonSpec, run_comparison
 from ketune.comparison.arms import Arm, read_comparison
 from ketune.comparison.figure_labels import label_line_ends
-from ketune.comparison.figure_style import colour, dashes, drawing, marker, new_axes, short_number, to_png
+from ketune.comparison.figure_style import colour, dashes, marker, short_number
+from ketune.pictures import drawing, new_axes, to_png
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 OURS = {n for n, method in METHODS.items() if type(method.config(1)).__module__.startswith("ketune.")}

@@ -327,7 +327,7 @@ def _replica_lines(cell: Cell) -> list[str]:
 
 def picture(cells: dict[str, list[Cell]], path: Path) -> None:
     """Best reward against evaluations, mean of many searches with its 95 % interval."""
-    from ketune.comparison.figure_style import drawing, to_png
+    from ketune.pictures import drawing, to_png
 
     with drawing():
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ketune.comparison.figure_style import drawing, new_axes, to_png
+from ketune.pictures import drawing, new_axes, to_png
 
 LABELS = {"uniform": "uniform", "zeros": "zeros", "pi": "all pi", "narrow": "narrow", "gaussian": "Gaussian"}
 LABELS |= {"q_maml": "Q-MAML", "flip": "FLIP"}

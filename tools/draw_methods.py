@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ketune.comparison.figure_style import drawing
+from ketune.pictures import drawing
 from method_pictures import PICTURES
 
 PLACE = Path(__file__).resolve().parents[1] / "docs" / "images" / "methods"

@@ -17,7 +17,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon
 from matplotlib.textpath import TextPath
 
 from ketune.circuits import Circuit
-from ketune.comparison.figure_style import GRID, INK, drawing
+from ketune.pictures import GRID, INK, drawing
 
 WIDTH = 525.0  # 700 pixels, so that 9 points are 12 pixels
 SMALL, NORMAL, LARGE = 9.0, 10.5, 13.0

@@ -71,7 +71,7 @@ def test_a_picture_is_700_pixels_wide_and_holds_its_letters_as_outlines(name):
 
 
 def test_words_and_shapes_lie_within_the_card():
-    from ketune.comparison.figure_style import drawing
+    from ketune.pictures import drawing
     from method_pictures import PICTURES
     from method_shapes import WIDTH
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ketune.comparison.arms import Arm
 from ketune.comparison.figure_labels import label_line_ends, label_points
-from ketune.comparison.figure_style import NEUTRAL, colour, dashes, drawing, marker, new_axes
+from ketune.comparison.figure_style import colour, dashes, marker
+from ketune.pictures import NEUTRAL, drawing, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ketune.comparison.arms import Arm
 from ketune.comparison.figure_labels import label_line_ends, label_points
-from ketune.comparison.figure_style import INK, NEUTRAL, colour, dashes, drawing, marker, new_axes, shape, short_number
+from ketune.comparison.figure_style import colour, dashes, marker, shape, short_number
 from ketune.comparison.statistics import PairedTest, pareto_front
+from ketune.pictures import INK, NEUTRAL, drawing, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

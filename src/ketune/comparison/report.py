@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ketune.comparison.arms import read_comparison
-from ketune.comparison.figure_style import to_png, to_svg
+from ketune.comparison.figure_style import to_svg
 from ketune.comparison.report_figures import build_figures
 from ketune.comparison.report_html import render_html
 from ketune.comparison.report_markdown import render_markdown
 from ketune.comparison.report_sections import build_document
 from ketune.files import write_atomically
+from ketune.pictures import to_png
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,18 @@
-"""Pictures of trained circuits: energies and accuracies against iterations, gradients against wires.
-
-matplotlib is imported when a picture is drawn, and only through its object interface.
-"""
+"""Pictures of trained circuits: energies and accuracies against iterations, gradients against wires."""
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from ketune.pictures import MARKERS, NEUTRAL, colour_of, drawing, new_axes, to_png
 from ketune.vqc.energy_runs import EnergyRuns, RunResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Okabe and Ito, "Color universal design" (2008), without yellow and black.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d5560", "#882255")
-_MARKERS = "osD^vPX*"
-_STYLE: dict[str, Any] = {
-    "font.size": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e7eb",
-    "lines.linewidth": 1.8,
-}
 _SMALLEST = 1e-8  # what a logarithmic axis shows of a gap that is closed
 
 
@@ -53,8 +37,8 @@ def _energy_axes(axes: Axes, runs: EnergyRuns, results: Sequence[RunResult]) -> 
         if gaps:
             columns = list(zip(*gaps))
             _band(axes, number, start, [statistics.median(column) for column in columns], columns)
-    axes.axhline(runs.target, color="#808890", linewidth=1.0, linestyle=(0, (4, 3)))
-    axes.annotate("target", (1.0, runs.target), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    axes.axhline(runs.target, color=NEUTRAL, linewidth=1.0, linestyle=(0, (4, 3)))
+    axes.annotate("target", (0.01, runs.target), xycoords=("axes fraction", "data"), ha="left", va="bottom", fontsize=8)
     axes.set_yscale("log")
     axes.set_xlabel("iterations")
     axes.set_ylabel("gap to the ground energy, share of its size")
@@ -73,8 +57,8 @@ def _accuracy_axes(axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]], 
 def _variance_axes(axes: Axes, variances: Mapping[str, Sequence[float]], widths: Sequence[int]) -> None:
     for number, (start, values) in enumerate(variances.items()):
         shown = [max(value, 1e-30) for value in values]
-        colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot(widths, shown, color=colour, marker=_MARKERS[number % len(_MARKERS)], markersize=5, label=start)
+        colour = colour_of(number)
+        axes.plot(widths, shown, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5, label=start)
     axes.set_yscale("log")
     axes.set_xlabel("wires")
     axes.set_xticks(list(widths))
@@ -85,7 +69,7 @@ def _band(
     axes: Axes, number: int, name: str, middle: Sequence[float], columns: Sequence[Sequence[float]], first: int = 0
 ) -> None:
     steps = range(first, first + len(middle))
-    colour = _COLOURS[number % len(_COLOURS)]
+    colour = colour_of(number)
     # One marker every so often tells the lines apart without their colours.
     every = max(1, math.ceil(len(middle) / 8))
     axes.plot(
@@ -93,7 +77,7 @@ def _band(
         middle,
         color=colour,
         label=name,
-        marker=_MARKERS[number % len(_MARKERS)],
+        marker=MARKERS[number % len(MARKERS)],
         markersize=4,
         markevery=(number % every, every),
     )
@@ -104,16 +88,8 @@ def _band(
 
 
 def _drawn(draw: Any, *args: Any) -> bytes:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(cast(Any, _STYLE)):
-        figure: Figure = Figure(figsize=(6.4, 4.0))
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+    with drawing():
+        figure, axes = new_axes("", "")
         draw(axes, *args)
         axes.legend(frameon=False, fontsize=8)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.12)
-    return buffer.getvalue()
+    return to_png(figure)

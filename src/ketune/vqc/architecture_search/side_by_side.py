@@ -6,15 +6,15 @@ that the first strategy chose for the last task.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ketune.circuits.rendering import RenderError, render
 from ketune.files import write_atomically
+from ketune.pictures import COLOURS, drawing, new_axes, to_png
 from ketune.vqc.architecture_search.continual import ContinualSearch
 from ketune.vqc.architecture_search.settings import STRATEGIES, SearchSettings
 from ketune.vqc.architecture_search.space import SearchError
@@ -22,12 +22,15 @@ from ketune.vqc.architecture_search.task_result import TaskResult
 from ketune.vqc.circuit_file import save_circuit
 from ketune.vqc.problems.base import LabelledData
 
-_COLOURS = {
-    "reinforce": "#0072b2",
-    "reinforce-alone": "#56b4e9",
-    "random": "#d55e00",
-    "random-by-depth": "#e69f00",
-    "exhaustive": "#4d5560",
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS: dict[str, str] = {
+    "exhaustive": COLOURS[0],
+    "reinforce": COLOURS[1],
+    "random": COLOURS[4],
+    "reinforce-alone": COLOURS[5],
+    "random-by-depth": COLOURS[6],
 }
 
 OnStep = Callable[[str, str, int, int], None]
@@ -121,22 +124,27 @@ def row_of(strategy: str, result: TaskResult) -> dict[str, Any]:
 
 def draw_best_rewards(results: Mapping[str, Sequence[TaskResult]]) -> bytes:
     """Best validation reward against evaluations, a plot for each task and a line for each strategy, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     tasks = [result.task for result in next(iter(results.values()))]
-    figure = Figure(figsize=(max(5.2, 3.6 * len(tasks)), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    with drawing():
+        figure, first = new_axes("evaluations", "best reward so far", (max(5.2, 3.6 * len(tasks)), 3.4))
+        first.remove()
+        figure.set_layout_engine("constrained")
+        _draw_tasks(figure, tasks, results, MaxNLocator)
+    return to_png(figure)
+
+
+def _draw_tasks(
+    figure: Figure, tasks: Sequence[str], results: Mapping[str, Sequence[TaskResult]], locator: Any
+) -> None:
     longest = max((len(r[0].search.evaluations) for n, r in results.items() if n != "exhaustive"), default=0)
     for k, task in enumerate(tasks):
         axes = figure.add_subplot(1, len(tasks), k + 1)
         axes.set_title(task, fontsize=10)
         axes.set_xlabel("evaluations")
         axes.set_ylabel("best reward so far" if k == 0 else "")
-        axes.grid(color="#e4e7eb", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(locator(integer=True))
         for name, of_strategy in results.items():
             rewards = of_strategy[k].search.best_rewards
             if name == "exhaustive" and longest:
@@ -147,9 +155,6 @@ def draw_best_rewards(results: Mapping[str, Sequence[TaskResult]]) -> bytes:
             axes.step(numbers, rewards, where="post", color=_COLOURS[name], linewidth=1.8, label=name)
         if k == 0:
             axes.legend(frameon=False, fontsize=9, loc="lower right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, facecolor="white")
-    return buffer.getvalue()
 
 
 def _of_strategy(on_step: OnStep, name: str) -> Callable[[str, int, int], None]:
