@@ -144,11 +144,9 @@ class SuperpositionalAdamW(AdamW):
             left -= count
             if parameter.grad is None or count == 0 or not group["strength"]:
                 continue
-            # Reading and writing by index: a parameter may be stored in an order that has no flat view.
-            where = _coordinates(parameter, count)
-            theta, slope = (_lifted(_taken(tensor, where)) for tensor in (parameter, parameter.grad))
-            bend = self._factor(theta, index) * slope
-            yield _Coordinates(parameter, where), bend, group["lr"] * group["strength"]
+            coordinates = _Coordinates(parameter, count)
+            bend = self._factor(coordinates.of(parameter), index) * coordinates.of(parameter.grad)
+            yield coordinates, bend, group["lr"] * group["strength"]
 
     def _factor(self, theta: Tensor, index: int) -> Tensor:
         """What multiplies the gradient at coordinates theta (n,) of parameter `index`."""
@@ -175,27 +173,24 @@ class SuperpositionalAdamW(AdamW):
 
 
 class _Coordinates:
-    """Some entries of a parameter, in row-major order, to subtract from."""
+    """The first entries of a parameter in row-major order, to read and to subtract from."""
 
-    def __init__(self, parameter: Tensor, where: tuple[Tensor, ...] | None) -> None:
-        self.parameter, self.where = parameter, where
+    def __init__(self, parameter: Tensor, count: int) -> None:
+        self.parameter, self.count = parameter, count
+        # A parameter stored in another order has no flat view.
+        self.where = None
+        if not parameter.is_contiguous():
+            self.where = torch.unravel_index(torch.arange(count, device=parameter.device), parameter.shape)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The entries (count,) of a tensor of the parameter's shape, in float32 or better."""
+        return _lifted(tensor.reshape(-1)[: self.count] if self.where is None else tensor[self.where])
 
     def subtract(self, amount: Tensor) -> None:
         if self.where is None:
-            self.parameter.sub_(amount.view(self.parameter.shape))
+            self.parameter.view(-1)[: self.count].sub_(amount)  # rounded once, whatever the parameter's type
         else:
-            self.parameter[self.where] = (_lifted(self.parameter[self.where]) - amount).to(self.parameter.dtype)
-
-
-def _coordinates(parameter: Tensor, count: int) -> tuple[Tensor, ...] | None:
-    """Indices of the first entries in row-major order; None for all of them."""
-    if count == parameter.numel():
-        return None
-    return torch.unravel_index(torch.arange(count, device=parameter.device), parameter.shape)
-
-
-def _taken(tensor: Tensor, where: tuple[Tensor, ...] | None) -> Tensor:
-    return tensor.reshape(-1) if where is None else tensor[where]
+            self.parameter[self.where] = (self.of(self.parameter) - amount).to(self.parameter.dtype)
 
 
 def _lifted(tensor: Tensor) -> Tensor:
