@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -73,13 +72,13 @@ class QuantizedLinear(nn.Linear):
         """(..., in_features) to (..., out_features)."""
         return self.forward_with(input)
 
-    def forward_with(self, x: torch.Tensor, deltas: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+    def forward_with(self, x: torch.Tensor, *deltas: torch.Tensor) -> torch.Tensor:
         """`forward` with changes of the weight, (out_features, in_features), that are quantised with it as one sum.
 
         They are added one after another, as merging does: another order rounds otherwise, and now and then to another
         code.
         """
-        weight = self.effective_weight(deltas)
+        weight = self.effective_weight(*deltas)
         return functional.linear(self.quantize_input(x).to(weight.dtype), weight, self.effective_bias())
 
     def quantize_input(self, x: torch.Tensor) -> torch.Tensor:
@@ -88,7 +87,7 @@ class QuantizedLinear(nn.Linear):
             x = self.input_rotation(x)
         return x if self.input_quantizer is None else self.input_quantizer(x)
 
-    def rotated_weight(self, deltas: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+    def rotated_weight(self, *deltas: torch.Tensor) -> torch.Tensor:
         """The weight in full precision, between both rotations: (out_features, in_features)."""
         weight = self.weight
         for delta in deltas:
@@ -99,9 +98,9 @@ class QuantizedLinear(nn.Linear):
             weight = self.output_rotation(weight.T).T
         return weight
 
-    def effective_weight(self, deltas: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+    def effective_weight(self, *deltas: torch.Tensor) -> torch.Tensor:
         """The fake-quantised weight that the input is multiplied with."""
-        weight = self.rotated_weight(deltas)
+        weight = self.rotated_weight(*deltas)
         return weight if self.weight_quantizer is None else self.weight_quantizer(weight)
 
     def effective_bias(self) -> torch.Tensor | None:

@@ -89,7 +89,7 @@ def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
     deltas: list[torch.Tensor] = []
     if not self.disable_adapters and not self.merged:
         deltas = [_delta_weight(self, adapter) for adapter in self.active_adapters if adapter in _adapters(self)]
-    return base.forward_with(x, deltas)
+    return base.forward_with(x, *deltas)
 
 
 def _delta_weight(layer: Any, adapter: str) -> torch.Tensor:
