@@ -99,7 +99,22 @@ def _real_eigenvectors(symmetric: Array) -> NDArray[np.float64]:
     return best
 
 
-def _complex_parts(matrix: Array) -> tuple[Part, ...]:
+def canonical_parts(matrix: Array) -> tuple[tuple[Array, Array], tuple[float, float, float], tuple[Array, Array]]:
+    """A two-wire unitary as one-wire matrices, ISINGXX, ISINGYY, ISINGZZ, one-wire matrices, up to a global phase.
+
+    Args:
+        matrix: 4 x 4, unitary to rounding.
+
+    Returns:
+        the matrices on both wires in front, the angles of the three gates, the matrices behind.
+    """
+    _, before, coordinates, after = _kak(matrix)
+    x, y, z = (-2 * coordinates).tolist()
+    return before, (x, y, z), after
+
+
+def _kak(matrix: Array) -> tuple[complex, tuple[Array, Array], NDArray[np.float64], tuple[Array, Array]]:
+    """phase * kron(after) exp(i (a XX + b YY + c ZZ)) kron(before); a, b, c as an array."""
     phase = np.linalg.det(matrix) ** 0.25
     inside = _MAGIC.conj().T @ (matrix / phase) @ _MAGIC
     vectors = _real_eigenvectors(inside.T @ inside)
@@ -109,12 +124,17 @@ def _complex_parts(matrix: Array) -> tuple[Part, ...]:
         halves[0] += math.pi
         outer[:, 0] *= -1
     # diag(exp(i halves)) = exp(i (mean + a XX + b YY + c ZZ)) in the magic basis
-    coordinates = _PAIRS @ halves / 4
     phase *= np.exp(1j * halves.mean())
+    before = _kron_factors(_MAGIC @ vectors.T @ _MAGIC.conj().T)
+    return phase, before, _PAIRS @ halves / 4, _kron_factors(_MAGIC @ outer.real @ _MAGIC.conj().T)
+
+
+def _complex_parts(matrix: Array) -> tuple[Part, ...]:
+    phase, before, coordinates, after = _kak(matrix)
     parts = _Parts()
-    parts.local(*_kron_factors(_MAGIC @ vectors.T @ _MAGIC.conj().T))
+    parts.local(*before)
     phase *= _canonical(parts, coordinates)
-    parts.local(*_kron_factors(_MAGIC @ outer.real @ _MAGIC.conj().T))
+    parts.local(*after)
     return parts.finish(phase)
 
 
@@ -168,22 +188,36 @@ def _exponential(angle: float, pauli: Array) -> Array:
     return math.cos(angle) * _I + 1j * math.sin(angle) * pauli
 
 
-def _real_parts(matrix: Array) -> tuple[Part, ...]:
-    parts = _Parts()
-    if np.linalg.det(matrix).real < 0:
-        parts.permute("CZ")
-        matrix = matrix @ _CZ
+def orthogonal_parts(matrix: Array) -> tuple[tuple[Array, Array], tuple[float, float], tuple[Array, Array]]:
+    """A real two-wire unitary as RY gates, CZ, RY gates, CZ, RY gates: SO(4) = SU(2) x SU(2).
+
+    Args:
+        matrix: 4 x 4 real, of determinant 1.
+
+    Returns:
+        the matrices on both wires in front, the angles of the RY between the CZ, the matrices behind.
+    """
     # matrix = (p0 - i p . LEFT) (q0 - i q . RIGHT); its weights on the products are the outer product of p and q
     weights = np.array([[np.trace(a @ b @ matrix) for b in _RIGHT] for a in _LEFT]) / 4
     turns = np.array([1, 1j, 1j, 1j])
     left, scale, right = np.linalg.svd((weights * turns[:, None] * turns).real)
     first, middle, last = zip(*(_euler(q) for q in (scale[0] * left[:, 0], right[0])))
-    parts.local(*map(_ry, last))
+    # CZ maps Y on one wire to Y there and Z on the other
+    return (_ry(last[0]), _ry(last[1])), (middle[1], middle[0]), (_ry(first[0]), _ry(first[1]))
+
+
+def _real_parts(matrix: Array) -> tuple[Part, ...]:
+    parts = _Parts()
+    if np.linalg.det(matrix).real < 0:
+        parts.permute("CZ")
+        matrix = matrix @ _CZ
+    before, middle, after = orthogonal_parts(matrix)
+    parts.local(*before)
     if max(map(abs, middle)) > _SAME:
         parts.permute("CZ")
-        parts.local(*map(_ry, middle[::-1]))  # CZ maps Y on one wire to Y there and Z on the other
+        parts.local(*map(_ry, middle))
         parts.permute("CZ")
-    parts.local(*map(_ry, first))
+    parts.local(*after)
     return parts.finish()
 
 

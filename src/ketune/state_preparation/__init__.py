@@ -1,7 +1,40 @@
 """Loading vectors into the amplitudes of a quantum device: how hard it is, circuits that do it, what they cost."""
 
+from ketune.state_preparation.aqer import Loader, aqer
 from ketune.state_preparation.blocks import BLOCKS, Block
+from ketune.state_preparation.disentangling import DenseStates, Disentangled, disentangle
+from ketune.state_preparation.entanglement import (
+    Loadability,
+    as_states,
+    bloch_vectors,
+    entanglement,
+    infidelity_bounds,
+    loadability,
+    product_angles,
+    wire_entropies,
+)
 from ketune.state_preparation.pair_circuit import PairCircuit, infidelities
 from ketune.state_preparation.polishing import polish
+from ketune.state_preparation.unitary_blocks import circuit_from_unitaries
 
-__all__ = ["BLOCKS", "Block", "PairCircuit", "infidelities", "polish"]
+__all__ = [
+    "BLOCKS",
+    "Block",
+    "DenseStates",
+    "Disentangled",
+    "Loadability",
+    "Loader",
+    "PairCircuit",
+    "aqer",
+    "as_states",
+    "bloch_vectors",
+    "circuit_from_unitaries",
+    "disentangle",
+    "entanglement",
+    "infidelities",
+    "infidelity_bounds",
+    "loadability",
+    "polish",
+    "product_angles",
+    "wire_entropies",
+]

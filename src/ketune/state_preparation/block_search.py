@@ -20,7 +20,7 @@ from torch import Tensor
 from ketune.circuits._optional import library
 from ketune.state_preparation._batched_bfgs import minimise_batch
 
-_QUARTER = math.pi / 2  # RZZ by it is a CZ, up to turns about Z
+_FIRST_ITERATIONS = 12  # of all starts; then the best one of each pair goes on alone
 
 
 def axes(angles: Tensor) -> Tensor:
@@ -101,11 +101,9 @@ def best_blocks(
     def objective(points: Tensor, live: Tensor) -> Tensor:
         return pair_entropies(block, points, *(each[live] for each in repeated))
 
-    found, values = minimise_batch(objective, starts.flatten(0, 1).to(first.device))
-    found, values = found.view(n_starts + 1, n_pairs, -1), values.view(n_starts + 1, n_pairs)
-    best = values.argmin(0)
-    pairs = torch.arange(n_pairs, device=best.device)
-    return found[best, pairs], values[best, pairs]
+    found, values = minimise_batch(objective, starts.flatten(0, 1).to(first.device), _FIRST_ITERATIONS)
+    best = values.view(n_starts + 1, n_pairs).argmin(0)
+    return minimise_batch(objective, found.view(n_starts + 1, n_pairs, -1)[best, torch.arange(n_pairs)])
 
 
 def _nelder_mead(

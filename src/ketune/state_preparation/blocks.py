@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,10 +68,7 @@ class Block:
         column = 0
         for name, positions in self.steps:
             if name in _FIXED:
-                fixed = _FIXED[name] if positions == (0, 1) else _FIXED[name].reshape(2, 2, 2, 2).transpose(
-                    1, 0, 3, 2
-                ).reshape(4, 4)
-                gate = torch.as_tensor(fixed, dtype=dtype, device=angles.device)
+                gate = torch.as_tensor(_FIXED[name], dtype=dtype, device=angles.device)
             else:
                 half = angles[..., column, None, None] / 2
                 generator = torch.as_tensor(_generator(name, positions), dtype=dtype, device=angles.device)
@@ -116,7 +112,7 @@ BLOCKS = {
         Block("cz", (("CZ", (0, 1)), *_turns("RY", "RZ")), ("RY", "RZ"), 1, 1),
         Block("cx", (("CNOT", (0, 1)), *_turns("RZ", "RY", "RZ")), ("RY", "RZ"), 1, 1),
         Block("su4", (*_CANONICAL, *_turns("RZ", "RY", "RZ")), ("RY", "RZ"), 3, 3),
-        Block("so4", (("CNOT", (0, 1)), *_turns("RY"), ("CNOT", (0, 1)), *_turns("RY")), ("RY",), 2, 2),
+        Block("so4", (("CZ", (0, 1)), *_turns("RY"), ("CZ", (0, 1)), *_turns("RY")), ("RY",), 2, 2),
     )
 }
 """Kinds of blocks by name.
@@ -137,7 +133,3 @@ def block_of(name: str) -> Block:
         raise ValueError(f"block={name!r}: unknown kind of block; choose one of {', '.join(map(repr, BLOCKS))}")
     return BLOCKS[name]
 
-
-def wrapped(angles: Tensor) -> Tensor:
-    """Angles moved into (-2 pi, 2 pi], the period of rotations in their matrices."""
-    return torch.remainder(angles + 2 * math.pi, 4 * math.pi) - 2 * math.pi

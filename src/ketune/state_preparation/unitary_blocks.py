@@ -1,0 +1,98 @@
+"""Unitaries on pairs of wires as blocks "su4" or "so4": what is local moves into the block before."""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ketune.circuits._decompose import canonical_parts, orthogonal_parts
+from ketune.state_preparation.entanglement import product_angles, wire_states
+from ketune.state_preparation.pair_circuit import PairCircuit
+
+Array = NDArray[Any]
+
+
+def circuit_from_unitaries(
+    start: Tensor, pairs: Sequence[tuple[int, int]], unitaries: Tensor, block: str = "su4"
+) -> PairCircuit:
+    """A circuit of blocks that does the same as unitaries on pairs of wires, up to a global phase.
+
+    A Cartan decomposition writes each unitary as rotations, an entangler, rotations. The rotations in front go into the
+    block before on that wire, or into the start.
+
+    Args:
+        start: (n_wires, 2) angles of RY and RZ in front.
+        pairs: wires of each unitary.
+        unitaries: (T, 4, 4), of two wires the first one more significant; real ones for "so4".
+        block: "su4" or "so4".
+
+    Returns:
+        a `PairCircuit` of as many blocks.
+
+    Raises:
+        ValueError: for another block, or a start or unitaries that are not real with "so4".
+    """
+    if block not in ("su4", "so4"):
+        raise ValueError(f"block={block!r}: choose 'su4' or 'so4'")
+    matrices = unitaries.detach().cpu().to(torch.complex128).resolve_conj().numpy()
+    product = _product(start)
+    if block == "so4" and (np.abs(matrices.imag).max(initial=0) > 1e-9 or np.abs(product.imag).max() > 1e-9):
+        raise ValueError("blocks 'so4' are real; these unitaries or the state in front of them are not")
+    local: list[Array | None] = [None] * len(product)  # rotations that wait behind the last block of a wire
+    owner: list[tuple[int, int]] = [(-1, wire) for wire in range(len(product))]
+    middles: list[list[float]] = []
+    sides: dict[tuple[int, int], Array] = {}
+    for number, (pair, matrix) in enumerate(zip(pairs, matrices)):
+        if block == "su4":
+            before, middle, after = canonical_parts(matrix)
+        else:
+            before, middle, after = orthogonal_parts(matrix.real)
+        middles.append(list(middle))
+        for place, wire in enumerate(pair):
+            waiting = local[wire]
+            sides[owner[wire]] = before[place] if waiting is None else before[place] @ waiting
+            local[wire], owner[wire] = after[place], (number, place)
+    for wire, waiting in enumerate(local):
+        if waiting is not None:
+            sides[owner[wire]] = waiting
+    product = np.stack([sides.get((-1, wire), np.eye(2)) @ state for wire, state in enumerate(product)])
+    rows = [
+        [*middle, *_turns(sides[number, 0], block), *_turns(sides[number, 1], block)]
+        for number, middle in enumerate(middles)
+    ]
+    width = 9 if block == "su4" else 4
+    angles = torch.tensor(rows, dtype=torch.float64).view(-1, width)
+    return PairCircuit(len(product), block, tuple(pairs), _start(product, block), angles)
+
+
+def _product(start: Tensor) -> Array:
+    if start.shape[-1] == 1:
+        start = torch.cat((start, torch.zeros_like(start)), -1)
+    return wire_states(start.detach().cpu().double()).resolve_conj().numpy()
+
+
+def _start(product: Array, block: str) -> Tensor:
+    """Angles that turn |0> into the amplitudes of each wire, up to a phase."""
+    if block == "so4":
+        real = product * np.exp(-1j * np.angle(product.sum(-1, keepdims=True)))
+        return torch.from_numpy(2 * np.arctan2(real[:, 1].real, real[:, 0].real))[:, None]
+    coherence = 2 * product[:, 0].conj() * product[:, 1]
+    weights = np.abs(product[:, 0]) ** 2 - np.abs(product[:, 1]) ** 2
+    return product_angles(torch.from_numpy(np.stack((coherence.real, coherence.imag, weights), -1)))
+
+
+def _turns(matrix: Array, block: str) -> list[float]:
+    """Angles of the rotations of one wire: RZ, RY, RZ in the order of application, or RY alone."""
+    if block == "so4":
+        return [2 * math.atan2(matrix[1, 0].real, matrix[0, 0].real)]
+    special = matrix / cmath.sqrt(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
+    middle = 2 * math.atan2(abs(special[1, 0]), abs(special[1, 1]))
+    total, apart = 2 * cmath.phase(special[1, 1]), 2 * cmath.phase(special[1, 0])
+    return [(total - apart) / 2, middle, (total + apart) / 2]
