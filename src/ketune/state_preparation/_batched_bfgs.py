@@ -12,7 +12,7 @@ _ARMIJO = 1e-4
 
 
 def minimise_batch(
-    objective: Callable[[Tensor, Tensor], Tensor], start: Tensor, n_iterations: int = 60, tolerance: float = 1e-9
+    objective: Callable[[Tensor, Tensor], Tensor], start: Tensor, n_iterations: int = 60, tolerance: float = 1e-10
 ) -> tuple[Tensor, Tensor]:
     """Local minima of independent functions of a few variables.
 
@@ -21,7 +21,7 @@ def minimise_batch(
             values. Each value depends on its own point only. Differentiable.
         start: (M, d) first points.
         n_iterations: at most so many.
-        tolerance: a problem stops when its gradient is smaller, or when no step makes it better.
+        tolerance: a problem stops when a step makes its value better by no more than this.
 
     Returns:
         (M, d) points and their (M,) values, never above those of the start.
@@ -34,7 +34,6 @@ def minimise_batch(
     live = torch.arange(len(points), device=points.device)
     values, slopes = _value_and_slope(objective, points, live)
     for _ in range(n_iterations):
-        live = live[slopes[live].abs().amax(-1) > tolerance]
         if not len(live):
             break
         here, slope, curvature = points[live], slopes[live], inverse[live]
@@ -52,9 +51,10 @@ def minimise_batch(
         new = torch.where(moved[:, None], here + sizes[which][:, None] * step, here)
         new_values, new_slopes = _value_and_slope(objective, new, live)
         change, turn = new - here, new_slopes - slope
+        gained = values[live] - new_values
         inverse[live] = _updated(curvature, change, turn, unit)
         points[live], values[live], slopes[live] = new, new_values, new_slopes
-        live = live[moved]
+        live = live[gained > tolerance]
     return points, values
 
 

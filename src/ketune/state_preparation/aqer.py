@@ -54,7 +54,6 @@ def aqer(
     n_starts: int = 8,
     n_steps: int = 2000,
     lr: float = 0.01,
-    tolerance: float = 1e-12,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> list[Loader]:
@@ -68,9 +67,8 @@ def aqer(
         connectivity: "all", "line", "ring" or the allowed pairs.
         search: "gradient", or the paper's "nelder-mead".
         n_starts: random starts of the search for each pair.
-        n_steps: steps of Adam on all angles; 0 leaves them as they are found.
+        n_steps: steps of Adam on all angles, at most (`polish`); 0 leaves them as they are found.
         lr: its learning rate.
-        tolerance: infidelity at which Adam stops.
         seed: of the starts.
         on_progress: called as the work goes on.
 
@@ -117,7 +115,6 @@ def aqer(
                 targets,
                 n_steps=n_steps,
                 lr=lr,
-                tolerance=tolerance,
                 on_step=lambda done, _: report("polish", done, n_steps),
             )
         last = infidelities(group, targets)

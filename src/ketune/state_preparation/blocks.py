@@ -132,4 +132,3 @@ def block_of(name: str) -> Block:
     if name not in BLOCKS:
         raise ValueError(f"block={name!r}: unknown kind of block; choose one of {', '.join(map(repr, BLOCKS))}")
     return BLOCKS[name]
-

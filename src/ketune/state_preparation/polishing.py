@@ -19,7 +19,8 @@ def polish(
     *,
     n_steps: int = 2000,
     lr: float = 0.01,
-    tolerance: float = 0.0,
+    tolerance: float = 1e-12,
+    patience: int = 200,
     on_step: OnStep | None = None,
 ) -> list[PairCircuit]:
     """The same circuits with angles that load their vectors better.
@@ -33,6 +34,7 @@ def polish(
         n_steps: steps of Adam.
         lr: its learning rate, in radians.
         tolerance: stop when all infidelities are at most this.
+        patience: stop when none has fallen by a thousandth of itself in so many steps.
         on_step: called after each step.
 
     Returns:
@@ -46,6 +48,7 @@ def polish(
     best_start, best_angles = batch.start.clone(), batch.angles.clone()
     best = torch.full((len(circuits),), torch.inf, dtype=torch.float64, device=vectors.device)
     optimizer = torch.optim.Adam([start, angles], lr=lr)
+    progress, since = best.clone(), 0
     for step in range(n_steps + 1):
         with torch.set_grad_enabled(step < n_steps):
             found = batch.infidelity(start, angles)
@@ -54,7 +57,9 @@ def polish(
             best = torch.where(better, found, best)
             best_start = torch.where(better[:, None, None], start, best_start)
             best_angles = torch.where(better[:, None, None], angles, best_angles)
-        if step == n_steps or bool((best <= tolerance).all()):
+            gained = best < 0.999 * progress
+            progress, since = torch.where(gained, best, progress), 0 if bool(gained.any()) else since + 1
+        if step == n_steps or since > patience or bool((best <= tolerance).all()):
             break
         optimizer.zero_grad()
         found.sum().backward()
