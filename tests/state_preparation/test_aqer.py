@@ -130,7 +130,8 @@ def test_states_whose_pairs_are_uncorrelated_get_blocks_to_polish():
     state = as_states(state)
     assert float(entanglement(state)) == pytest.approx(5)
     found = disentangle(DenseStates(state[None].clone()), 4)[0]
-    assert len(found.pairs) == 4 and len({wire for pair in found.pairs for wire in pair}) >= 4
+    assert len(found.pairs) == 4
+    assert len({wire for pair in found.pairs for wire in pair}) >= 4
     torch.testing.assert_close(found.entanglement, torch.full((5,), 5.0, dtype=torch.float64))
 
 
@@ -139,7 +140,8 @@ def test_blocks_stay_on_the_pairs_that_a_device_has():
     assert all(abs(first - second) == 1 for loader in line for first, second in loader.circuit.pairs)
     star = disentangle(DenseStates(as_states(random_vectors(1, 4))), 4, connectivity=[(2, 0), (2, 1), (3, 2)])[0]
     assert all(2 in pair for pair in star.pairs)
-    assert allowed_pairs("ring", 4) == [(0, 1), (0, 3), (1, 2), (2, 3)] and len(allowed_pairs("all", 5)) == 10
+    assert allowed_pairs("ring", 4) == [(0, 1), (0, 3), (1, 2), (2, 3)]
+    assert len(allowed_pairs("all", 5)) == 10
     with pytest.raises(ValueError, match="choose 'all', 'line', 'ring'"):
         allowed_pairs("grid", 4)
     with pytest.raises(ValueError, match="leaves out wire 3"):

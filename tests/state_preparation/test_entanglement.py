@@ -63,7 +63,8 @@ def test_bounds_hold_for_a_thousand_states():
         found = loadability(torch.cat((shallow.to(torch.complex128), dense)))
         assert bool((found.product <= found.upper + 1e-12).all())
         assert bool((found.product >= found.lower - 1e-12).all())
-        assert float(found.upper.min()) < 0.2 and float(found.entanglement.max()) > 0.5
+        assert float(found.upper.min()) < 0.2
+        assert float(found.entanglement.max()) > 0.5
 
 
 def test_no_product_state_beats_the_lower_bound():
@@ -97,7 +98,8 @@ def test_product_states_are_found_exactly():
     wires = wire_states(angles)
     states = torch.einsum("bi,bj,bk,bl->bijkl", *wires.unbind(1)).flatten(1)
     found = loadability(states)
-    assert float(found.product.max()) < 1e-12 and float(found.entanglement.max()) < 1e-12
+    assert float(found.product.max()) < 1e-12
+    assert float(found.entanglement.max()) < 1e-12
     torch.testing.assert_close(product_angles(bloch_vectors(states)), angles)
 
 

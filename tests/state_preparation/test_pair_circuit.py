@@ -66,7 +66,9 @@ def test_polishing_never_makes_a_circuit_worse_and_finds_what_can_be_reached(blo
     before = infidelities(near, wanted)
     seen = []
     after = infidelities(polish(near, wanted, n_steps=200, on_step=lambda step, _: seen.append(step)), wanted)
-    assert bool((after < 1e-4).all()) and bool((before > 1e-3).all()) and seen == list(range(1, 201))
+    assert bool((after < 1e-4).all())
+    assert bool((before > 1e-3).all())
+    assert seen == list(range(1, 201))
     wild = infidelities(polish(near, wanted, n_steps=3, lr=10.0), wanted)
     assert bool((wild <= before + 1e-12).all())
 

@@ -15,6 +15,7 @@ from ketune.state_preparation.entanglement import (
 )
 from ketune.state_preparation.pair_circuit import PairCircuit, infidelities
 from ketune.state_preparation.polishing import polish
+from ketune.state_preparation.train_states import TrainStates, aqer_train, load_train, polish_train, train_infidelity
 from ketune.state_preparation.unitary_blocks import circuit_from_unitaries
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "Loadability",
     "Loader",
     "PairCircuit",
+    "TrainStates",
     "aqer",
+    "aqer_train",
     "as_states",
     "bloch_vectors",
     "circuit_from_unitaries",
@@ -33,8 +36,11 @@ __all__ = [
     "entanglement",
     "infidelities",
     "infidelity_bounds",
+    "load_train",
     "loadability",
     "polish",
+    "polish_train",
     "product_angles",
+    "train_infidelity",
     "wire_entropies",
 ]

@@ -17,7 +17,8 @@ from ketune.state_preparation.blocks import block_of
 SEARCHED = ("rzz", "cz", "su4")
 """Kinds of blocks that `disentangle` can look for."""
 
-_DONE = 1e-10  # bits; less entanglement than this is rounding
+_DONE = 1e-8  # bits; a product state is then within 4e-9 of the state
+_GAIN = 1e-10  # bits; less is rounding
 
 
 class States(Protocol):
@@ -168,11 +169,11 @@ def disentangle(
         entropies = _entropies(states)
         gains = entropies[:, pairs].sum(-1) - table.values
         best = gains.argmax(1)
-        stuck = gains[rows, best] <= _DONE
+        stuck = gains[rows, best] <= _GAIN
         if block != "cz":
             waiting = (entropies[:, pairs].sum(-1) - 2 * used).argmax(1)
             best = torch.where(stuck, waiting, best)
-        live = history[-1] > _DONE * n_wires
+        live = history[-1] > _DONE
         if not bool(live.any()):
             break
         blocks = table.blocks[rows, best]
