@@ -58,9 +58,8 @@ def test_slopes_from_trains_are_those_of_vectors():
     overlap, of_products, of_matrices = _overlap_and_slopes(
         products.detach(), matrices.detach(), circuit.pairs, target, True
     )
-    torch.autograd.backward(
-        [products, matrices], [-2 * overlap * of_products.conj(), -2 * overlap * of_matrices.conj()]
-    )
+    slopes = [-2 * overlap * slope.conj() for slope in (of_products, of_matrices)]
+    torch.autograd.backward([products, matrices], slopes)
     torch.testing.assert_close(again[0].grad, start.grad)
     torch.testing.assert_close(again[1].grad, angles.grad)
 

@@ -1,5 +1,6 @@
 """Loading vectors into the amplitudes of a quantum device: how hard it is, circuits that do it, what they cost."""
 
+from ketune.state_preparation.amortised import SharedLoader, learn_shared_loader
 from ketune.state_preparation.aqer import Loader, aqer
 from ketune.state_preparation.blocks import BLOCKS, Block
 from ketune.state_preparation.disentangling import DenseStates, Disentangled, disentangle
@@ -26,6 +27,7 @@ __all__ = [
     "Loadability",
     "Loader",
     "PairCircuit",
+    "SharedLoader",
     "TrainStates",
     "aqer",
     "aqer_train",
@@ -36,6 +38,7 @@ __all__ = [
     "entanglement",
     "infidelities",
     "infidelity_bounds",
+    "learn_shared_loader",
     "load_train",
     "loadability",
     "polish",

@@ -153,17 +153,14 @@ def polish_train(
         infidelity = 1 - float(overlap.abs()) ** 2
         if infidelity < best:
             best = infidelity
-            kept = PairCircuit(
-                circuit.n_wires, circuit.block, circuit.pairs, *(x.detach().clone() for x in (start, angles))
-            )
+            now = start.detach().clone(), angles.detach().clone()
+            kept = PairCircuit(circuit.n_wires, circuit.block, circuit.pairs, *now)
         if step == n_steps:
             break
         optimizer.zero_grad()
         # d(1 - |o|^2) = -2 Re(conj(o) do), and torch's gradient of a real function is the conjugate of that factor.
-        outer = -2 * overlap
         torch.autograd.backward(
-            [products, matrices] if circuit.pairs else [products],
-            [outer * of_products.conj(), outer * of_matrices.conj()] if circuit.pairs else [outer * of_products.conj()],
+            [products, matrices], [-2 * overlap * slope.conj() for slope in (of_products, of_matrices)]
         )
         optimizer.step()
         if on_step is not None:
