@@ -68,6 +68,13 @@ class TrainingParams:
     warmup_ratio: float = field(
         default=0.05, metadata={"help": "Share of the steps in which the learning rate rises from 0."}
     )
+    loadability: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of a term that makes activations loadable: the mean entanglement (0 to 1) of what QAA's "
+            "circuits embed."
+        },
+    )
     grad_norm_clip: float = field(
         default=1.0, metadata={"help": "Gradients are scaled down to this norm; 0 leaves them alone."}
     )
@@ -118,7 +125,7 @@ class TrainingParams:
         for name, low in (("max_length", 2), ("eval_limit", 1), ("calibration_rows", 1)):
             value = getattr(self, name)
             self._require(name, value is None or (_is_int(value) and value >= low), f"None or a whole number >= {low}")
-        for name in ("learning_rate", "weight_decay", "grad_norm_clip", "warmup_ratio"):
+        for name in ("learning_rate", "weight_decay", "grad_norm_clip", "warmup_ratio", "loadability"):
             self._require(name, _is_number(getattr(self, name)) and getattr(self, name) >= 0, "a number >= 0")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
         self._require("warmup_ratio", self.warmup_ratio < 1, "below 1")

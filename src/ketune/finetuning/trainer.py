@@ -15,6 +15,7 @@ from transformers import PrinterCallback, TrainerState
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from ketune.adapters.cpu_packing import unpack_
+from ketune.adapters.loadability import LoadabilityPenalty
 from ketune.errors import TrainingError
 from ketune.finetuning.base import resolve_device, resolve_dtype
 from ketune.finetuning.callbacks import Meter
@@ -36,11 +37,22 @@ class Trainer(ZerothOrderSteps, SFTTrainer):
         meter: counts tokens and seconds; its state travels with the checkpoints.
         eval_sequences: what `evaluate` scores.
         eval_batch_size: sequences per forward pass of an evaluation.
+        loadability: weight of `LoadabilityPenalty`, which is added to the loss in training.
         kwargs: as for SFTTrainer.
     """
 
-    def __init__(self, *, meter: Meter, eval_sequences: Sequence[Encoded], eval_batch_size: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        meter: Meter,
+        eval_sequences: Sequence[Encoded],
+        eval_batch_size: int,
+        loadability: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self._loadability = loadability
+        self._penalty = _penalty(self.model) if loadability else None
         self._meter = meter
         self._eval_sequences = eval_sequences
         self._eval_batch_size = eval_batch_size
@@ -72,6 +84,16 @@ class Trainer(ZerothOrderSteps, SFTTrainer):
         which more than doubles the step of a small model, so there we take the loss that `evaluate_loss` takes. We take
         it for a `ZerothOrder` too, which trains in evaluation mode: TRL would file its metrics under evaluation.
         """
+        if self._penalty is None:
+            return self._task_loss(model, inputs, return_outputs, num_items_in_batch)
+        with self._penalty.watching():
+            found = self._task_loss(model, inputs, return_outputs, num_items_in_batch)
+        # Where the losses of micro-batches add up to that of the batch, so must the terms.
+        share = self.current_gradient_accumulation_steps if self._is_share(num_items_in_batch) else 1
+        term = self._loadability / share * self._penalty.value()
+        return (found[0] + term, found[1]) if return_outputs else found + term
+
+    def _task_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Any) -> Any:
         is_ours = inputs["input_ids"].device.type == "cpu" or self.zeroth_order is not None
         if not is_ours or return_outputs or self.aux_loss_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -176,6 +198,7 @@ def make_trainer(
             meter=meter,
             eval_sequences=validation,
             eval_batch_size=params.batch_size_eval,
+            loadability=params.loadability,
             model=model,
             args=config,
             train_dataset=rows,
@@ -190,6 +213,16 @@ def make_trainer(
         parameter.data = start  # TRL casts adapters beside bitsandbytes' layers to bfloat16, where small steps are lost
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _penalty(model: Any) -> LoadabilityPenalty:
+    names = list(model.active_adapters) if isinstance(model, PeftModel) else []
+    for name in names:
+        try:
+            return LoadabilityPenalty(model, name)
+        except ValueError as error:
+            raise TrainingError(f"loadability: {error}; leave the setting at 0") from error
+    raise TrainingError("loadability: the model has no adapter; the setting is for QAA, leave it at 0")
 
 
 def _own_optimizer(params: TrainingParams, seed: int) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
