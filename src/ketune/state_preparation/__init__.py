@@ -1,6 +1,7 @@
 """Loading vectors into the amplitudes of a quantum device: how hard it is, circuits that do it, what they cost."""
 
 from ketune.state_preparation.amortised import SharedLoader, learn_shared_loader
+from ketune.state_preparation.aqce import aqce
 from ketune.state_preparation.aqer import Loader, aqer
 from ketune.state_preparation.blocks import BLOCKS, Block
 from ketune.state_preparation.disentangling import DenseStates, Disentangled, disentangle
@@ -14,8 +15,10 @@ from ketune.state_preparation.entanglement import (
     product_angles,
     wire_entropies,
 )
+from ketune.state_preparation.hardware_efficient import hardware_efficient
 from ketune.state_preparation.pair_circuit import PairCircuit, infidelities
 from ketune.state_preparation.polishing import polish
+from ketune.state_preparation.staircase import staircase
 from ketune.state_preparation.train_states import TrainStates, aqer_train, load_train, polish_train, train_infidelity
 from ketune.state_preparation.unitary_blocks import circuit_from_unitaries
 
@@ -29,6 +32,7 @@ __all__ = [
     "PairCircuit",
     "SharedLoader",
     "TrainStates",
+    "aqce",
     "aqer",
     "aqer_train",
     "as_states",
@@ -36,6 +40,7 @@ __all__ = [
     "circuit_from_unitaries",
     "disentangle",
     "entanglement",
+    "hardware_efficient",
     "infidelities",
     "infidelity_bounds",
     "learn_shared_loader",
@@ -44,6 +49,7 @@ __all__ = [
     "polish",
     "polish_train",
     "product_angles",
+    "staircase",
     "train_infidelity",
     "wire_entropies",
 ]

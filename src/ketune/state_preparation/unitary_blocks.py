@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ketune.circuits import Circuit
 from ketune.circuits._decompose import canonical_parts, orthogonal_parts
+from ketune.circuits._gates import elementary_steps
 from ketune.state_preparation.entanglement import product_angles, wire_states
 from ketune.state_preparation.pair_circuit import PairCircuit
 
@@ -70,6 +72,42 @@ def circuit_from_unitaries(
     width = 9 if block == "su4" else 4
     angles = torch.tensor(rows, dtype=torch.float64).view(-1, width)
     return PairCircuit(len(product), block, tuple(pairs), _start(product, block), angles)
+
+
+def circuit_from_gates(circuit: Circuit, angles: Tensor) -> PairCircuit:
+    """A circuit of CNOTs and one-wire gates as blocks "cx", so that all of its angles can be polished.
+
+    Args:
+        circuit: the circuit; from |0...0>, so that what comes first on a wire needs two angles only.
+        angles: (circuit.n_angles,) its angles.
+
+    Raises:
+        ValueError: for other gates on two wires.
+    """
+    bound = circuit.bind(dict(enumerate(angles.detach().double().tolist())))
+    waiting: list[Array] = [np.eye(2, dtype=complex) for _ in range(circuit.n_wires)]
+    owner = [(-1, wire) for wire in range(circuit.n_wires)]
+    sides: dict[tuple[int, int], Array] = {}
+    pairs: list[tuple[int, int]] = []
+    for gate in bound.gates:
+        if len(gate.wires) == 1:
+            matrix = np.eye(2, dtype=complex)
+            for step in elementary_steps(gate):
+                matrix = np.array(step.constant) @ matrix
+            waiting[gate.wires[0]] = matrix @ waiting[gate.wires[0]]
+            continue
+        if gate.name != "CNOT":
+            raise ValueError(f"{gate}: take a circuit of CNOTs and one-wire gates, as a transpiler makes it")
+        for place, wire in enumerate(gate.wires):
+            sides[owner[wire]] = waiting[wire]
+            waiting[wire], owner[wire] = np.eye(2, dtype=complex), (len(pairs), place)
+        pairs.append((gate.wires[0], gate.wires[1]))
+    for wire, matrix in enumerate(waiting):
+        sides[owner[wire]] = matrix
+    product = np.stack([sides[-1, wire][:, 0] for wire in range(circuit.n_wires)])
+    rows = [[*_turns(sides[number, 0], "cx"), *_turns(sides[number, 1], "cx")] for number in range(len(pairs))]
+    angles = torch.tensor(rows, dtype=torch.float64).view(-1, 6)
+    return PairCircuit(circuit.n_wires, "cx", tuple(pairs), _start(product, "cx"), angles)
 
 
 def _product(start: Tensor) -> Array:
