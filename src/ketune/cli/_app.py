@@ -21,6 +21,7 @@ from ketune.cli import (
     generate,
     merge,
     methods,
+    prepare_state,
     quantize,
     report,
     search,
@@ -47,6 +48,7 @@ _COMMANDS: dict[str, Any] = {
     "circuit": circuit,
     "vqc": vqc,
     "search": search,
+    "prepare-state": prepare_state,
 }
 EXAMPLES = ("ketune compare", "ketune methods --model ./my-model --budget 0.1%", "ketune finetune --help")
 

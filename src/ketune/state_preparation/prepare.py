@@ -73,7 +73,7 @@ def prepare_state(
     """A circuit that loads a vector into amplitudes.
 
     Without budgets the exact methods load exactly, "low_rank" takes the full rank, and the methods that grow take as
-    many blocks as have the CNOTs of the exact circuit. With `max_infidelity` each takes the fewest blocks (or the
+    many blocks as have the CNOTs of the exact circuit, at least one. With `max_infidelity` each takes the fewest blocks (or the
     smallest rank) that it finds to suffice, by doubling and bisection; with `max_cnots` as many as fit.
 
     "auto": the product state if its infidelity is allowed; an exact circuit ("multiplexor" for non-negative vectors,
@@ -186,8 +186,8 @@ class _Job:
 
     def _in_blocks(self, method: str) -> _Found:
         make, cnots = self._maker(method)
-        ceiling = self.exact_cnots if self.max_cnots is None else self.max_cnots
-        largest = ceiling // cnots if self.n_wires > 1 else 0
+        largest = max(1, self.exact_cnots // cnots) if self.max_cnots is None else self.max_cnots // cnots
+        largest = largest if self.n_wires > 1 else 0
         if self.max_infidelity is None:
             return self._of(method, make(largest))
         limit, best = self.max_infidelity, self._of(method, make(0))
@@ -246,7 +246,8 @@ class _Job:
     def _low_rank(self) -> _Found:
         largest = 2 ** (self.n_wires // 2)
         best: _Found | None = None
-        for rank in range(1, largest + 1):
+        unbounded = self.max_infidelity is None and self.max_cnots is None
+        for rank in range(largest if unbounded else 1, largest + 1):
             circuit, angles, infidelity = low_rank(self.state, rank)
             found = self._plain("low_rank", circuit, angles, infidelity)
             over = self.max_cnots is not None and found.n_cnots > self.max_cnots
