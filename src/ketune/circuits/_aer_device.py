@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ketune.circuits._aer_noise import CONTROLLED, misread_by, noisy_circuit, readout_noise
+from ketune.circuits._aer_noise import CONTROLLED, misread_by, noisy_circuit, readout_noise, with_errors
 from ketune.circuits._device import Device, DeviceError, Profile, Program, RunOptions
 from ketune.circuits._optional import library
 from ketune.circuits._qiskit_programs import (
@@ -93,23 +93,25 @@ class AerDevice(Device):
                 )
         return library("qiskit_aer").AerSimulator(method=method, noise_model=self.aer_noise)
 
-    def _circuit(self, program: Program, state: Tensor | None, simulator: Any, level: int) -> Any:
-        """The circuit in Aer's gates, not measured, with free parameters."""
-        n_wires = program.circuit.n_wires
-        start = None
-        if state is not None:
-            start = self._set_state(state, simulator, n_wires) if self.loading == "free" else prepared(state, n_wires)
+    def _gates(self, program: Program, level: int) -> Any:
+        """The program's gates in Aer's, not measured, with free parameters."""
         if self.noise is not None:
-            return noisy_circuit(program, self.noise, start, self.loading == "gates")
-        body = whole_circuit(program, None)
-        if start is not None and self.loading == "gates":
-            body = start.compose(body)
-        # From gates alone, not from the simulator, whose 30 qubits would all come along.
+            return noisy_circuit(program, self.noise, self.loading == "gates")
+        return self._transpiled(whole_circuit(program, None), level)
+
+    def _start(self, state: Tensor, simulator: Any, n_wires: int, level: int) -> Any:
+        """What loads a state."""
+        if self.loading == "free":
+            return self._set_state(state, simulator, n_wires)
+        loading = prepared(state, n_wires)
+        return self._transpiled(loading, level) if self.noise is None else with_errors(loading, self.noise)
+
+    def _transpiled(self, circuit: Any, level: int) -> Any:
+        # For gates alone, not for the simulator, whose 30 qubits would all come along.
         known = library("qiskit.circuit.library").get_standard_gate_name_mapping()
         gates = [name for name in self.aer_noise.basis_gates if name in known and name not in CONTROLLED]
         make = library("qiskit.transpiler").generate_preset_pass_manager
-        body = make(optimization_level=level, basis_gates=gates, seed_transpiler=0).run(body)
-        return start.compose(body) if start is not None and self.loading == "free" else body
+        return make(optimization_level=level, basis_gates=gates, seed_transpiler=0).run(circuit)
 
     def _set_state(self, state: Tensor, simulator: Any, n_wires: int) -> Any:
         circuit = library("qiskit").QuantumCircuit(n_wires)
@@ -126,7 +128,11 @@ class AerDevice(Device):
             n_wires, starts = program.circuit.n_wires, program.starts()
             simulator = self._simulator(n_wires, options.shots is None)
             level = options.optimization_level
-            pubs = [(self._circuit(program, state, simulator, level), program.angles[rows]) for state, rows in starts]
+            gates = self._gates(program, level)
+            pubs = []
+            for state, rows in starts:
+                start = None if state is None else self._start(state, simulator, n_wires, level)
+                pubs.append((gates.copy() if start is None else start.compose(gates), program.angles[rows]))
             if options.shots is None:
                 found = [misread_by(self.aer_noise, each, n_wires) for each in _exact(simulator, pubs)]
             else:

@@ -19,36 +19,39 @@ _NOT_NATIVE = ["ch", "iswap", "xx_plus_yy", *CONTROLLED]
 """Gates of ours that Aer cannot run as they are; their parts are put in their place, without errors in between."""
 
 
-def noisy_circuit(program: Program, noise: NoiseModel, loading: Any, noisy_loading: bool) -> Any:
-    """A program as a Qiskit circuit with errors behind its gates, with free parameters, not measured yet.
+def noisy_circuit(program: Program, noise: NoiseModel, noisy_loading: bool) -> Any:
+    """A program's gates as a Qiskit circuit with errors behind them, with free parameters, not measured yet.
 
     The same errors as in `noisy_run`: behind each gate of the circuit, whatever Aer makes of it, and none behind the
     gates that turn the basis of a measurement.
 
     Args:
-        program: the program.
+        program: the program; its starting states are not looked at.
         noise: which errors.
-        loading: a Qiskit circuit that prepares a state, or None.
         noisy_loading: whether the gates that load features make errors too.
     """
-    one, two = [_errors(channels) for channels in (noise.one_wire, noise.two_wire)]
-    n_wires = program.circuit.n_wires
+    errors = [_errors(channels) for channels in (noise.one_wire, noise.two_wire)]
+    n_wires, gates = program.circuit.n_wires, program.circuit.gates
     body = to_qiskit(program.circuit)
     circuit = body.copy_empty_like()
-    if loading is not None:
-        for item in loading.data:
-            qubits = [loading.find_bit(qubit).index for qubit in item.qubits]
-            circuit.append(item.operation, qubits)
-            if noisy_loading:
-                _append_errors(circuit, (one, two)[len(qubits) - 1], qubits)
-    gates = program.circuit.gates
     first, last = 0 if noisy_loading else program.n_loading, len(gates) - program.n_basis
     for number, (gate, item) in enumerate(zip(gates, body.data)):
         if gate.name != "GPHASE":
             circuit.append(item.operation, item.qubits)
         if first <= number < last:
-            _append_errors(circuit, (one, two)[len(gate.wires) - 1], [n_wires - 1 - wire for wire in gate.wires])
+            _append_errors(circuit, errors[len(gate.wires) - 1], [n_wires - 1 - wire for wire in gate.wires])
     return circuit.decompose(_NOT_NATIVE)
+
+
+def with_errors(loading: Any, noise: NoiseModel) -> Any:
+    """A Qiskit circuit on one and two qubits at a time, with errors behind its gates."""
+    errors = [_errors(channels) for channels in (noise.one_wire, noise.two_wire)]
+    circuit = loading.copy_empty_like()
+    for item in loading.data:
+        qubits = [loading.find_bit(qubit).index for qubit in item.qubits]
+        circuit.append(item.operation, qubits)
+        _append_errors(circuit, errors[len(qubits) - 1], qubits)
+    return circuit
 
 
 def _append_errors(circuit: Any, errors: list[tuple[AnyChannel, Any]], qubits: list[int]) -> None:

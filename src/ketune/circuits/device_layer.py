@@ -17,7 +17,8 @@ class DeviceLayer(nn.Module):
 
     Args:
         layer: what to run; every encoding, and every readout but "amplitudes".
-        device: a name for `open_device`, a `Device`, a Qiskit backend or a PennyLane device.
+        device: a name for `open_device`, a `Device`, a Qiskit backend or a PennyLane device; or a `DeviceRunner`, whose
+            options then stand, and whose calibration and seed several layers share.
         shots: measurements of each circuit in each setting; exact values when None, where the device can.
         mitigate_readout: measure how qubits are misread, once, and take it out of the results. Negative chances that
             this leaves in readout "probabilities" are kept, so that nothing is biased.
@@ -41,7 +42,7 @@ class DeviceLayer(nn.Module):
     def __init__(
         self,
         layer: QuantumLayer,
-        device: Device | str | object,
+        device: Device | DeviceRunner | str | object,
         *,
         shots: int | None = None,
         mitigate_readout: bool = False,
@@ -51,14 +52,16 @@ class DeviceLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.layer = layer
-        self.runner = DeviceRunner(
-            device,
-            shots=shots,
-            mitigate_readout=mitigate_readout,
-            optimization_level=optimization_level,
-            seed=seed,
-            gradient=gradient,
-        )
+        if not isinstance(device, DeviceRunner):
+            device = DeviceRunner(
+                device,
+                shots=shots,
+                mitigate_readout=mitigate_readout,
+                optimization_level=optimization_level,
+                seed=seed,
+                gradient=gradient,
+            )
+        self.runner = device
 
     @property
     def angles(self) -> nn.Parameter:

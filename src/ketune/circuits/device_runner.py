@@ -139,7 +139,7 @@ class DeviceRunner:
         assert isinstance(out, Tensor)
         if zero is not None:
             out = torch.where(zero[:, None], 0.0, out)
-        return out.view(*batch, -1).to(angles.device, dtype)
+        return out.view(*batch, out.shape[-1]).to(angles.device, dtype)
 
     def _values(
         self, measured: MeasuredReadout, loaded: LoadedCircuit, angles: Tensor, states: Tensor | None
