@@ -32,6 +32,7 @@ from ketune.circuits import (
     with_uploads,
 )
 from ketune.circuits._gates import GATES
+from ketune.circuits.devices import _on_ibm
 
 EXACT = (
     "statevector",
@@ -337,9 +338,9 @@ def test_what_a_device_cannot_do_is_refused():
         DeviceRunner("generic:2", shots=1)(ry_ring(3), None, torch.zeros(3))
     with pytest.raises(DeviceError, match="has 1 wires; the circuit needs 2"):
         DeviceRunner(qml.device("default.qubit", wires=1))(circuit, None, angles)
+    noisy = DeviceRunner(open_device("aer", noise=NOISE))
     with pytest.raises(DeviceError, match=r"4 \*\* 14 numbers"):
-        noise = NoiseModel(two_wire=(PAIRS,))
-        DeviceRunner(open_device("aer", noise=noise))(ry_ring(14), None, torch.zeros(14))
+        noisy(ry_ring(14), None, torch.zeros(14))
     with pytest.raises(DeviceError, match="exact noise needs method='density_matrix'"):
         DeviceRunner(open_device("aer", noise=NOISE, method="statevector"))(circuit, None, angles)
     with pytest.raises(ValueError, match="takes 1 to 4"):
@@ -375,6 +376,18 @@ def test_fake_machines_run_with_their_noise():
     found = DeviceRunner("fake_manila", shots=4000, seed=0)(circuit, None, torch.zeros(0))
     assert 0.5 < found[0] < 1
     assert -1 < found[1] < -0.5
+
+
+def test_the_sampler_of_ibm_runs_a_fake_machine_in_its_local_mode():
+    pytest.importorskip("qiskit_ibm_runtime")
+    from qiskit_ibm_runtime.fake_provider import FakeManilaV2
+
+    circuit = Circuit(2, (Gate("X", (0,)), Gate("RX", (1,), 0)))
+    runner = DeviceRunner(_on_ibm(FakeManilaV2(), {}), shots=4000, mitigate_readout=True)
+    angles = torch.tensor([[0.0], [torch.pi]])
+    torch.testing.assert_close(
+        runner(circuit, None, angles), torch.tensor([[-1.0, 1.0], [-1.0, -1.0]]), atol=0.1, rtol=0
+    )
 
 
 def test_a_machine_without_an_account_is_refused_and_the_token_stays_unsaid(monkeypatch):

@@ -49,9 +49,7 @@ class ReadoutCalibration:
         for wire, qubit in enumerate(qubits):
             matrix = self.matrices[qubit]
             if torch.linalg.det(matrix).abs() < 1e-3:
-                raise DeviceError(
-                    f"qubit {qubit} reads 1 as often after |0> as after |1>, which nothing mitigates; choose other qubits"
-                )
+                raise DeviceError(f"qubit {qubit} reads 1 as often after |0> as after |1>; choose other qubits")
             split = chances.reshape(len(chances), 2**wire, 2, -1)
             chances = torch.einsum("ij,rajb->raib", torch.linalg.inv(matrix), split).reshape(len(chances), -1)
         return chances

@@ -97,7 +97,7 @@ def _around(device: Any, options: dict[str, Any]) -> Device:
     if "pennylane" in root:
         return PennyLaneDevice(device, **options)
     if "qiskit" in root and isinstance(device, library("qiskit.providers").BackendV2):
-        if "qiskit_ibm_runtime" in root and not hasattr(device, "backend_name"):
+        if "qiskit_ibm_runtime" in root and isinstance(device, library("qiskit_ibm_runtime").IBMBackend):
             return _on_ibm(device, options)
         return _sampled_backend(device, options)
     raise DeviceError(f"device {type(device).__name__}: pass a name, a Qiskit BackendV2 or a PennyLane device")
@@ -122,13 +122,13 @@ def _generic(n_qubits: str, options: dict[str, Any]) -> QiskitDevice:
 
 
 def _fake(name: str, options: dict[str, Any]) -> QiskitDevice:
-    provider = library("qiskit_ibm_runtime.fake_provider").FakeProviderForBackendV2()
-    try:
-        backend = provider.backend(name)
-    except library("qiskit.providers").QiskitBackendNotFoundError as error:
-        known = ", ".join(sorted(each.name for each in provider.backends()))
-        raise DeviceError(f"device {name!r}: no such copy of a machine; choose one of {known}") from error
-    return _sampled_backend(backend, options)
+    module = library("qiskit_ibm_runtime.fake_provider")
+    # Not by its FakeProviderForBackendV2, which makes all machines to find one.
+    parts = [getattr(module, part) for part in dir(module) if part.startswith("Fake")]
+    known = {part.backend_name: part for part in parts if hasattr(part, "backend_name")}
+    if name not in known:
+        raise DeviceError(f"device {name!r}: no such copy of a machine; choose one of {', '.join(sorted(known))}")
+    return _sampled_backend(known[name](), options)
 
 
 def _ibm(name: str, options: dict[str, Any]) -> QiskitDevice:

@@ -25,7 +25,7 @@ from ketune.circuits import (
     cost_estimate,
     open_device,
 )
-from ketune.errors import ModelError
+from ketune.errors import DataError, ModelError
 from ketune.finetuning.base import prepare_tokenizer
 from ketune.finetuning.data import DEFAULT_SOURCE, TaskData, load_task
 from ketune.finetuning.encoding import Encoder, collate
@@ -192,7 +192,7 @@ def plan_on_device(
     encoder = Encoder(prepare_tokenizer(tokenizer), effective_max_length(model, max_length))
     sequences, report = encoder.encode_rows(list(zip(rows["prompt"], rows["completion"])))
     if not sequences:
-        raise DeviceError(f"no row of {split} fits into max_length={max_length} tokens; pass more")
+        raise DataError(f"no row of {split} fits into max_length={max_length} tokens; pass more")
     place = next(model.parameters()).device
     assert isinstance(tokenizer.pad_token_id, int)
     batch = {key: value.to(place) for key, value in collate(sequences, tokenizer.pad_token_id).items()}
@@ -273,7 +273,7 @@ class TokenRunner(DeviceRunner):
 def circuits_on(model: torch.nn.Module, runner: DeviceRunner) -> Iterator[None]:
     """Runs all circuits of a model that read its input with a runner, for a while."""
     places = _circuit_modules(model)
-    before = [getattr(module, "run_circuit", None) for _, _, module in places]
+    before = {module: module.run_circuit for _, _, module in places if isinstance(module, CircuitFeatures)}
     try:
         for parent, name, module in places:
             if isinstance(module, CircuitFeatures):
@@ -282,9 +282,9 @@ def circuits_on(model: torch.nn.Module, runner: DeviceRunner) -> Iterator[None]:
                 setattr(parent, name, DeviceLayer(module, runner))
         yield
     finally:
-        for (parent, name, module), run_circuit in zip(places, before):
+        for parent, name, module in places:
             if isinstance(module, CircuitFeatures):
-                module.run_circuit = run_circuit
+                module.run_circuit = before[module]
             else:
                 setattr(parent, name, module)
 
