@@ -1,30 +1,16 @@
 """Devices: Qiskit's and PennyLane's answers against our own simulator, on states that tell the wires apart."""
 
-import os
-import subprocess
-import sys
-
-import numpy as np
-import pennylane as qml
 import pytest
 import torch
-from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit_aer import AerSimulator
-from qiskit_aer.noise import NoiseModel as AerNoiseModel
-from qiskit_aer.noise import ReadoutError, depolarizing_error
 
 from ketune.circuits import (
-    Channel,
     Circuit,
-    DeviceError,
     DeviceLayer,
     DeviceRunner,
     Gate,
     Hamiltonian,
-    NoiseModel,
-    PauliChannel,
     QuantumLayer,
-    noisy_run,
     open_device,
     run,
     ry_ring,
@@ -32,7 +18,6 @@ from ketune.circuits import (
     with_uploads,
 )
 from ketune.circuits._gates import GATES
-from ketune.circuits.devices import _on_ibm
 
 EXACT = (
     "statevector",
@@ -195,211 +180,3 @@ def test_a_parametrised_circuit_is_transpiled_once():
     for seed in range(3):
         on_device(circuit, doubles(4, 2, seed=seed), doubles(circuit.n_angles, seed=seed), encoding="angle")
     assert len(device._circuits) == 1
-
-
-# ------------------------------------------------------------------------------------------------------------- noise
-
-PAIRS = PauliChannel(("XX", "ZI", "IY", "ZY"), (0.05, 0.03, 0.04, 0.02))
-NOISE = NoiseModel((Channel("phase_damping", 0.05), Channel("depolarising", 0.02)), (PAIRS,), readout_error=0.03)
-
-
-@pytest.mark.parametrize("shots", [None, 20000])
-@pytest.mark.parametrize("method", ["density_matrix", "statevector"])
-def test_our_noise_on_aer_is_the_noise_of_noisy_run(shots, method):
-    if shots is None and method == "statevector":
-        pytest.skip("trajectories are never exact")
-    turns = tuple(Gate(name, (wire,), wire) for wire, name in enumerate(("RX", "RY", "RX")))
-    circuit = Circuit(
-        3, (*turns, Gate("CNOT", (0, 1)), Gate("CRX", (1, 2), 3), Gate("ISWAP", (2, 0)), Gate("SX", (1,)))
-    )
-    x, angles = doubles(3, 8), doubles(circuit.n_angles, seed=1)
-    generator = torch.Generator().manual_seed(2)
-    ours = noisy_run(circuit, x, angles, NOISE, 20000, readout=WORDS, generator=generator)
-    clean = run(circuit, x, angles, readout=WORDS)
-    device = open_device("aer", noise=NOISE, loading="free", method=method)
-    theirs = DeviceRunner(device, shots=shots, seed=3)(circuit, x, angles, readout=WORDS)
-    torch.testing.assert_close(theirs, ours, atol=0.035, rtol=0)
-    assert (ours - clean).abs().max() > 0.1
-
-
-def test_exact_noise_on_aer_is_that_of_pennylanes_density_matrices():
-    noise = NoiseModel((Channel("amplitude_damping", 0.2),), (PAIRS, Channel("amplitude_damping", 0.1)))
-    circuit = Circuit(2, (Gate("RY", (0,), 0), Gate("CNOT", (0, 1)), Gate("RX", (1,), 1)))
-    angles = doubles(2)
-
-    @qml.qnode(qml.device("default.mixed", wires=2))
-    def reference():
-        qml.RY(angles[0].item(), 0)
-        qml.AmplitudeDamping(0.2, 0)
-        qml.CNOT([0, 1])
-        qml.QubitChannel(pauli_kraus(PAIRS), [0, 1])
-        qml.AmplitudeDamping(0.1, 0)
-        qml.AmplitudeDamping(0.1, 1)
-        qml.RX(angles[1].item(), 1)
-        qml.AmplitudeDamping(0.2, 1)
-        return qml.probs([0, 1])
-
-    found = DeviceRunner(open_device("aer", noise=noise))(circuit, None, angles, readout="probabilities")
-    torch.testing.assert_close(found, torch.tensor(reference(), dtype=torch.float64), atol=1e-10, rtol=0)
-
-
-def pauli_kraus(channel):
-    rest = 1 - sum(channel.probabilities)
-    terms = [("II", rest), *zip(channel.words, channel.probabilities)]
-    letters = {"I": np.eye(2), **{name: getattr(qml, name)(0).matrix() for name in "XYZ"}}
-    return [chance**0.5 * np.kron(letters[word[0]], letters[word[1]]) for word, chance in terms]
-
-
-def test_loading_by_gates_makes_errors_and_free_loading_makes_none():
-    noise = NoiseModel(two_wire=(PauliChannel.depolarising(0.05),))
-    x, circuit = doubles(2, 8), Circuit(3, ())
-    exact = run(circuit, x, torch.zeros(0))
-    free = DeviceRunner(open_device("aer", noise=noise, loading="free"))(circuit, x, torch.zeros(0))
-    gates = DeviceRunner(open_device("aer", noise=noise))(circuit, x, torch.zeros(0))
-    torch.testing.assert_close(free, exact, atol=1e-6, rtol=0)
-    assert (gates - exact).abs().max() > 0.02
-
-
-def test_a_noise_model_of_aer_is_run_exactly_and_with_shots():
-    noise = AerNoiseModel()
-    noise.add_all_qubit_quantum_error(depolarizing_error(0.1, 2), ["cx"])
-    noise.add_all_qubit_readout_error(ReadoutError([[0.9, 0.1], [0.2, 0.8]]))
-    noise.add_readout_error(ReadoutError([[1.0, 0.0], [0.5, 0.5]]), [0])
-    # |11> by one CNOT: Aer's depolarising error of 0.1 leaves each Z at 0.9 times its value.
-    circuit, empty = Circuit(2, (Gate("X", (0,)), Gate("CNOT", (0, 1)))), torch.zeros(0)
-    device = open_device("aer", noise=noise)
-    # Wire 1 is Qiskit's qubit 0. P(1) = 0.95; misread: 0.8 and 0.1 for wire 0, 0.5 and 0 for wire 1.
-    expected = torch.tensor([1 - 2 * (0.95 * 0.8 + 0.05 * 0.1), 1 - 2 * 0.95 * 0.5])
-    torch.testing.assert_close(DeviceRunner(device)(circuit, None, empty), expected, atol=1e-6, rtol=0)
-    sampled = DeviceRunner(device, shots=20000, seed=0)(circuit, None, empty)
-    torch.testing.assert_close(sampled, expected, atol=0.03, rtol=0)
-
-
-def test_errors_on_gates_whose_angles_aer_does_not_bind_are_refused():
-    noise = AerNoiseModel()
-    noise.add_all_qubit_quantum_error(depolarizing_error(0.1, 2), ["crx"])
-    with pytest.raises(DeviceError, match=r"crx.*such as cx"):
-        open_device("aer", noise=noise)
-
-
-# ----------------------------------------------------------------------------------------------- opening and refusals
-
-
-def test_devices_open_by_name_and_as_they_are():
-    assert open_device("pennylane:default.mixed").name == "pennylane:default.mixed"
-    assert not open_device("pennylane:default.mixed").is_hardware
-    assert open_device(qml.device("default.qubit", wires=["a", "b"])).name == "pennylane:default.qubit"
-    backend = GenericBackendV2(3, seed=0)
-    assert open_device(backend).backend is backend
-    assert open_device("generic:4", noise_info=False).backend.num_qubits == 4
-    device = open_device("aer")
-    assert open_device(device) is device
-
-
-def test_wires_of_a_pennylane_device_keep_their_names():
-    device = qml.device("default.qubit", wires=["b", "a", "c"])
-    found = DeviceRunner(device)(Circuit(2, (Gate("X", (0,)),)), None, torch.zeros(0))
-    assert found.tolist() == pytest.approx([-1, 1])
-
-
-@pytest.mark.parametrize(
-    ("device", "options", "words"),
-    [
-        ("qiskit", {}, "'qiskit': unknown; choose one of statevector, aer"),
-        ("aer:3", {}, "takes nothing behind a colon"),
-        ("generic:x", {}, "'generic:5'"),
-        ("ibm", {}, "'ibm:least_busy'"),
-        ("pennylane:", {}, "name what to open"),
-        ("pennylane:no.such", {}, "is its plugin installed"),
-        ("aer", {"noise": 0.1}, "noise=float"),
-        ("aer", {"loading": "magic"}, "'gates', 'free'"),
-        ("aer", {"method": "magic"}, "'density_matrix'"),
-        ("aer", {"noises": 0.1}, "cannot take noises"),
-        ("statevector", {"noise": NoiseModel()}, "cannot take noise"),
-        (3, {}, "device int"),
-    ],
-)
-def test_what_cannot_be_opened_is_named(device, options, words):
-    with pytest.raises(DeviceError, match=words):
-        open_device(device, **options)
-
-
-def test_what_a_device_cannot_do_is_refused():
-    circuit, angles = ry_ring(2), torch.zeros(2)
-    with pytest.raises(DeviceError, match="pass shots="):
-        DeviceRunner("generic:3")
-    with pytest.raises(DeviceError, match="shots=0"):
-        DeviceRunner("aer", shots=0)
-    with pytest.raises(DeviceError, match="optimization_level=4"):
-        DeviceRunner("aer", optimization_level=4)
-    with pytest.raises(DeviceError, match="'amplitudes' cannot be measured"):
-        DeviceRunner("aer")(circuit, None, angles, readout="amplitudes")
-    with pytest.raises(DeviceError, match="has 2 qubits; the circuit needs 3"):
-        DeviceRunner("generic:2", shots=1)(ry_ring(3), None, torch.zeros(3))
-    with pytest.raises(DeviceError, match="has 1 wires; the circuit needs 2"):
-        DeviceRunner(qml.device("default.qubit", wires=1))(circuit, None, angles)
-    noisy = DeviceRunner(open_device("aer", noise=NOISE))
-    with pytest.raises(DeviceError, match=r"4 \*\* 14 numbers"):
-        noisy(ry_ring(14), None, torch.zeros(14))
-    with pytest.raises(DeviceError, match="exact noise needs method='density_matrix'"):
-        DeviceRunner(open_device("aer", noise=NOISE, method="statevector"))(circuit, None, angles)
-    with pytest.raises(ValueError, match="takes 1 to 4"):
-        DeviceRunner("aer")(circuit, torch.ones(5), angles)
-    with pytest.raises(ValueError, match="angles have shape"):
-        DeviceRunner("aer")(circuit, None, torch.zeros(3))
-
-
-@pytest.mark.parametrize(
-    ("device", "package"),
-    [
-        ("statevector", "qiskit"),
-        ("aer", "qiskit_aer"),
-        ("pennylane:default.qubit", "pennylane"),
-        ("ibm:least_busy", "qiskit_ibm_runtime"),
-        ("fake_manila", "qiskit_ibm_runtime"),
-    ],
-)
-def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatch, device, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    if package == "qiskit_ibm_runtime":
-        monkeypatch.setitem(sys.modules, "qiskit_ibm_runtime.fake_provider", None)
-    title = package.replace("_", "-")
-    with pytest.raises(ImportError, match=rf'{title} is not installed; run: pip install "ketune\[devices\]"'):
-        open_device(device)
-
-
-def test_fake_machines_run_with_their_noise():
-    pytest.importorskip("qiskit_ibm_runtime")
-    with pytest.raises(DeviceError, match="fake_manila"):
-        open_device("fake_nowhere")
-    circuit = Circuit(2, (Gate("X", (0,)), Gate("CNOT", (0, 1)), Gate("CNOT", (1, 0))))
-    found = DeviceRunner("fake_manila", shots=4000, seed=0)(circuit, None, torch.zeros(0))
-    assert 0.5 < found[0] < 1
-    assert -1 < found[1] < -0.5
-
-
-def test_the_sampler_of_ibm_runs_a_fake_machine_in_its_local_mode():
-    pytest.importorskip("qiskit_ibm_runtime")
-    from qiskit_ibm_runtime.fake_provider import FakeManilaV2
-
-    circuit = Circuit(2, (Gate("X", (0,)), Gate("RX", (1,), 0)))
-    runner = DeviceRunner(_on_ibm(FakeManilaV2(), {}), shots=4000, mitigate_readout=True)
-    angles = torch.tensor([[0.0], [torch.pi]])
-    torch.testing.assert_close(
-        runner(circuit, None, angles), torch.tensor([[-1.0, 1.0], [-1.0, -1.0]]), atol=0.1, rtol=0
-    )
-
-
-def test_a_machine_without_an_account_is_refused_and_the_token_stays_unsaid(monkeypatch):
-    pytest.importorskip("qiskit_ibm_runtime")
-    monkeypatch.setenv("QISKIT_IBM_TOKEN", "a-secret")
-    monkeypatch.setenv("QISKIT_IBM_CHANNEL", "no-such-channel")
-    with pytest.raises(DeviceError, match="QISKIT_IBM_TOKEN") as caught:
-        open_device("ibm:least_busy")
-    assert "a-secret" not in str(caught.value)
-
-
-def test_importing_circuits_imports_no_optional_library():
-    code = "import sys, ketune.circuits; print({'qiskit', 'pennylane', 'qiskit_aer'} & set(sys.modules))"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert answer.stdout.strip() == "set()"

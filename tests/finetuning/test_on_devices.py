@@ -8,9 +8,10 @@ from tests.finetuning.tiny import make_model, make_tokenizer, write_jsonl
 from ketune.adapters import QAAConfig, QTHAConfig
 from ketune.circuits import DeviceError, DeviceLayer, DeviceRunner
 from ketune.errors import DataError, ModelError
+from ketune.finetuning.circuits_on import circuits_on
 from ketune.finetuning.data import load_task
 from ketune.finetuning.metrics import evaluate_loss
-from ketune.finetuning.on_devices import circuits_on, noise_figure, plan_on_device
+from ketune.finetuning.on_devices import noise_figure, plan_on_device
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,8 @@ def cost_estimate(
         optimization_level: of Qiskit's transpiler, 0 to 3.
 
     Returns:
-        the estimate. Amplitude encoding is counted with a random state, as hard to prepare as states come.
+        the estimate. Amplitude encoding is counted with a random state, as hard to prepare as states come, unless an
+        "aer" device was opened with `loading="free"`.
 
     Raises:
         DeviceError: for what the device cannot run, or features of amplitude encoding that need a gradient.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,9 @@ import torch
 
 from ketune.adapters.circuit_features import CircuitFeatures
 from ketune.circuits import (
-    Circuit,
     CostEstimate,
     Device,
     DeviceError,
-    DeviceLayer,
-    DeviceRunner,
     NoiseModel,
     PauliChannel,
     QuantumLayer,
@@ -27,6 +23,7 @@ from ketune.circuits import (
 )
 from ketune.errors import DataError, ModelError
 from ketune.finetuning.base import prepare_tokenizer
+from ketune.finetuning.circuits_on import TokenRunner, circuit_modules, circuits_on
 from ketune.finetuning.data import DEFAULT_SOURCE, TaskData, load_task
 from ketune.finetuning.encoding import Encoder, collate
 from ketune.finetuning.metrics import completion_nats, effective_max_length, evaluating
@@ -180,7 +177,7 @@ def plan_on_device(
         raise DeviceError(f"n_prompts={n_prompts}: score at least 1")
     if not shots or not noise:
         raise DeviceError("shots=() or noise=(): name at least one of each")
-    modules = [module for _, _, module in _circuit_modules(model)]
+    modules = [module for _, _, module in circuit_modules(model)]
     if not modules:
         raise ModelError(
             "the adapter has no circuit that reads its input, so nothing can run on a device; "
@@ -244,59 +241,6 @@ def plan_saved(
         adapter, model, dtype=dtype, device=torch_device, trust_remote_code=trust_remote_code
     )
     return plan_on_device(loaded, tokenizer, task, split=split, name=str(adapter or model), **options)
-
-
-class TokenRunner(DeviceRunner):
-    """A `DeviceRunner` for layers of a language model: circuits of padding are not run and read out as zeros.
-
-    Args:
-        device: as `DeviceRunner`, and so are further options.
-        counted: (batch, length) bool, the tokens that count.
-    """
-
-    def __init__(self, device: Device, counted: torch.Tensor, **options: Any) -> None:
-        super().__init__(device, **options)
-        self.counted = counted
-
-    def __call__(self, circuit: Circuit, x: torch.Tensor | None, angles: torch.Tensor, **options: Any) -> torch.Tensor:
-        leading = angles if x is None else x
-        if leading.shape[:-1] != self.counted.shape:
-            return super().__call__(circuit, x, angles, **options)
-        angles = angles if angles.ndim == 1 else angles[self.counted]
-        kept = super().__call__(circuit, None if x is None else x[self.counted], angles, **options)
-        out = kept.new_zeros(*self.counted.shape, kept.shape[-1])
-        out[self.counted] = kept
-        return out
-
-
-@contextmanager
-def circuits_on(model: torch.nn.Module, runner: DeviceRunner) -> Iterator[None]:
-    """Runs all circuits of a model that read its input with a runner, for a while."""
-    places = _circuit_modules(model)
-    before = {module: module.run_circuit for _, _, module in places if isinstance(module, CircuitFeatures)}
-    try:
-        for parent, name, module in places:
-            if isinstance(module, CircuitFeatures):
-                module.run_circuit = runner
-            else:
-                setattr(parent, name, DeviceLayer(module, runner))
-        yield
-    finally:
-        for parent, name, module in places:
-            if isinstance(module, CircuitFeatures):
-                module.run_circuit = before[module]
-            else:
-                setattr(parent, name, module)
-
-
-def _circuit_modules(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, CircuitFeatures | QuantumLayer]]:
-    """The circuits of a model that read its input, each with the module that holds it and its name there."""
-    return [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, CircuitFeatures | QuantumLayer)
-    ]
 
 
 def _as_layer(module: CircuitFeatures | QuantumLayer) -> QuantumLayer:
