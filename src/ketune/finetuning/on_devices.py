@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 N_PROMPTS = 2
-MAX_LENGTH = 32
+MAX_LENGTH = 64
 
 
 @dataclass(frozen=True)
