@@ -154,7 +154,11 @@ def _ibm(name: str, options: dict[str, Any]) -> QiskitDevice:
 
 def _on_ibm(backend: Any, options: dict[str, Any]) -> QiskitDevice:
     """A machine of IBM, in job mode, with the sampler of qiskit-ibm-runtime, which takes no seed."""
-    sampler = library("qiskit_ibm_runtime").SamplerV2
+    runtime = library("qiskit_ibm_runtime")
+    try:
+        sampler = library("qiskit_ibm_runtime.executor_sampler").Sampler  # since 0.50
+    except ImportError:
+        sampler = runtime.SamplerV2
     return QiskitDevice(
         backend, lambda seed: sampler(mode=backend), name=f"ibm:{backend.name}", is_hardware=True, **options
     )
