@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations
 
 import torch
@@ -65,6 +66,8 @@ class CircuitFeatures(nn.Module):
         if not zeros:
             angles.uniform_(-math.pi, math.pi)
         self.turns = StartedAngles(angles, trainable)
+        self.run_circuit: Callable[..., torch.Tensor] = run
+        """What runs the circuit, called as `run` is; an evaluation on a device puts another in its place."""
 
     @property
     def angles(self) -> torch.Tensor:
@@ -77,4 +80,4 @@ class CircuitFeatures(nn.Module):
     def read(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         """The readout for other angles (n_angles,) than the module's own."""
         few = self.width if self.readout == "amplitudes" else None
-        return run(self.circuit, x, angles, readout=self.readout, n_readouts=few)[..., : self.width]
+        return self.run_circuit(self.circuit, x, angles, readout=self.readout, n_readouts=few)[..., : self.width]

@@ -19,9 +19,13 @@ from ketune.circuits.ansatz import (
     with_uploads,
 )
 from ketune.circuits.circuit import Circuit, Gate
+from ketune.circuits.device_layer import DeviceLayer
+from ketune.circuits.device_runner import DeviceRunner
+from ketune.circuits.devices import DEVICES, Device, DeviceError, open_device
 from ketune.circuits.export import draw, to_openqasm3, to_pennylane, to_qiskit
 from ketune.circuits.hamiltonian import Hamiltonian, heisenberg, max_cut, transverse_ising
 from ketune.circuits.importing import from_openqasm3, from_pennylane, from_qiskit
+from ketune.circuits.job_costs import CostEstimate, cost_estimate
 from ketune.circuits.layer import QuantumLayer
 from ketune.circuits.many_wires import read_pauli_z
 from ketune.circuits.noise import CHANNELS, Channel, NoiseModel, PauliChannel
@@ -37,12 +41,18 @@ from ketune.circuits.trajectories import noisy_expectation, simulate_noisy
 __all__ = [
     "ANSATZE",
     "CHANNELS",
+    "DEVICES",
     "ENCODINGS",
     "ENTANGLERS",
     "MAX_WIRES",
     "READOUTS",
     "Channel",
     "Circuit",
+    "CostEstimate",
+    "Device",
+    "DeviceError",
+    "DeviceLayer",
+    "DeviceRunner",
     "Estimate",
     "Gate",
     "Hamiltonian",
@@ -53,6 +63,7 @@ __all__ = [
     "QuantumLayer",
     "calibrate",
     "check_readout",
+    "cost_estimate",
     "count_readouts",
     "counts",
     "crz_ring",
@@ -77,6 +88,7 @@ __all__ = [
     "noisy_expectation",
     "noisy_run",
     "noisy_trajectories",
+    "open_device",
     "purity",
     "read_pauli_z",
     "reduced_state",

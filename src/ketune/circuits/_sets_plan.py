@@ -51,7 +51,7 @@ def _make_program(description: str) -> SetsProgram:
     name, _, repeats = encoding.partition(":")
     products = list(combinations(range(count), 2)) if name == "iqp" else []
     n_encoded = 0 if name == "amplitude" else count + len(products)
-    gates = _encoding(name, count, int(repeats or 1), products, circuit.n_wires)
+    gates = encoding_gates(name, count, int(repeats or 1), products, circuit.n_wires)
     gates += tuple(_shifted(gate, n_encoded) for gate in circuit.gates)
 
     def plan(basis: tuple[Gate, ...], readout: str | tuple[str, ...]) -> NativeSets:
@@ -74,7 +74,7 @@ def _shifted(gate: Gate, by: int) -> Gate:
     return gate if gate.angle is None or not by else replace(gate, angle=gate.angle + by)
 
 
-def _encoding(
+def encoding_gates(
     name: str, n_features: int, n_repeats: int, products: list[tuple[int, int]], n_wires: int
 ) -> tuple[Gate, ...]:
     """The gates that put features on |0...0>; their angles are the features and then the products of two."""

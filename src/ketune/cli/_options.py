@@ -217,6 +217,21 @@ def parse_rank(text: str | None) -> int | float | None:
     raise OptionError(f"--rank {text!r}: pass a whole number such as 16, or a share such as 0.99")
 
 
+def parse_numbers(option: str, text: str, kind: type[int] | type[float]) -> tuple[int | float, ...]:
+    """Numbers from "0,0.01" or "100,1000".
+
+    Raises:
+        OptionError: for anything else, or a number below 0.
+    """
+    try:
+        found = tuple(kind(part) for part in split_list(option, text))
+    except ValueError:
+        raise OptionError(f"{option} {text!r}: pass numbers with commas between them") from None
+    if any(not 0 <= number < float("inf") for number in found):
+        raise OptionError(f"{option} {text!r}: no number may be below 0")
+    return found
+
+
 def parse_pairs(option: str, texts: Iterable[str] | None) -> dict[str, str]:
     """Names and values of "name=value" texts.
 

@@ -1,6 +1,8 @@
 """Score a model, with or without an adapter, on a data set.
 
 Loss, perplexity and bits per byte of the answers in the data; BLEU, ROUGE and exact match of answers that it writes.
+
+With --circuits-on, the change of the loss when the adapter's circuits run on a quantum device or its simulator.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ EXAMPLES = (
     "ketune evaluate --adapter runs/qaa --data ./my-data",
     "ketune evaluate --model ./my-model --data ./my-data --n-generate 0",
     "ketune evaluate --adapter runs/qaa --split validation --limit 100 --json",
+    "ketune evaluate --adapter runs/qaa --circuits-on aer --noise 0,0.001,0.01 --shots 0,1000 --out noise.png",
 )
+
+_DEVICES = "Quantum devices"
 
 
 def run(
@@ -42,9 +47,85 @@ def run(
     dtype: options.DtypeOption = "auto",
     device: options.DeviceOption = "auto",
     trust_remote_code: options.TrustOption = False,
+    circuits_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Run the adapter's circuits on: statevector, aer, generic:5, fake_manila, pennylane:lightning.qubit, "
+            "ibm:least_busy, ...",
+            rich_help_panel=_DEVICES,
+        ),
+    ] = None,
+    shots: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Shots of each circuit; 0 for exact.", rich_help_panel=_DEVICES)
+    ] = "0",
+    noise: Annotated[
+        str,
+        typer.Option(
+            metavar="P,P,...",
+            help="Depolarising strengths after gates on two wires, on aer.",
+            rich_help_panel=_DEVICES,
+        ),
+    ] = "0",
+    prompts: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows to score on the device (2).", rich_help_panel=_DEVICES)
+    ] = None,
+    loading: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="On aer, activations are loaded 'free' of noise or by noisy 'gates'.",
+            rich_help_panel=_DEVICES,
+        ),
+    ] = "free",
+    mitigate_readout: Annotated[
+        bool, typer.Option("--mitigate-readout", help="Take readout errors out.", rich_help_panel=_DEVICES)
+    ] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of simulated shots.", rich_help_panel=_DEVICES)] = 0,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A picture of the loss against noise (PNG).", rich_help_panel=_DEVICES),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before a real machine runs.", rich_help_panel=_DEVICES)
+    ] = False,
     as_json: options.JsonOption = False,
 ) -> None:
     columns = options.parse_pairs("--column", column) or None
+    data_options = {
+        "template": template,
+        "columns": columns,
+        "train": train,
+        "validation": validation,
+        "test": test,
+    }
+    if circuits_on is not None:
+        from ketune.cli._evaluate_on_device import evaluate_on_device
+
+        evaluate_on_device(
+            options.expand_optional(adapter),
+            options.expand_optional(model),
+            options.expand(data),
+            as_json=as_json,
+            yes=yes,
+            out=options.expand_optional(out),
+            shots=options.parse_numbers("--shots", shots, int),
+            noise=options.parse_numbers("--noise", noise, float),
+            split=split,
+            data_options=data_options,
+            dtype=dtype,
+            torch_device=device,
+            trust_remote_code=trust_remote_code,
+            device=circuits_on,
+            loading=loading,
+            mitigate_readout=mitigate_readout,
+            seed=seed,
+            **options.given(n_prompts=prompts, max_length=max_length),
+        )
+        return
+    given = {"--shots": shots != "0", "--noise": noise != "0", "--prompts": prompts is not None, "--out": bool(out)}
+    if unused := [name for name, is_given in given.items() if is_given]:
+        raise options.OptionError(f"{', '.join(unused)}: say where the circuits run, e.g. --circuits-on aer")
 
     from ketune.finetuning.evaluation import evaluate_saved
 
@@ -61,13 +142,7 @@ def run(
             max_length=max_length,
             n_samples=samples,
             bertscore_model=options.expand_optional(bertscore_model),
-            data_options={
-                "template": template,
-                "columns": columns,
-                "train": train,
-                "validation": validation,
-                "test": test,
-            },
+            data_options=data_options,
             dtype=dtype,
             device=device,
             trust_remote_code=trust_remote_code,
