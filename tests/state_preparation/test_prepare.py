@@ -47,7 +47,7 @@ def test_every_method_loads_as_well_as_it_says(method):
         assert found.infidelity < 1e-10
 
 
-@pytest.mark.parametrize("method", ["auto", "low_rank", "mps", "aqer", "aqce", "hardware_efficient"])
+@pytest.mark.parametrize("method", ["auto", "low_rank", "mps", "aqer", "aqce"])
 def test_infidelities_are_met_with_fewer_gates_than_exactness_takes(method):
     vector = torch.exp(-(torch.linspace(-2, 2, 16, dtype=torch.float64) ** 2)) + 0.1 * random_vector(4)
     found = prepare_state(vector, method, max_infidelity=0.05, options=FAST)

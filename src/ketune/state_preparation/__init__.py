@@ -16,12 +16,13 @@ from ketune.state_preparation.entanglement import (
     product_angles,
     wire_entropies,
 )
+from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.exact import isometry, multiplexor
 from ketune.state_preparation.hardware_efficient import hardware_efficient
 from ketune.state_preparation.low_rank import low_rank, schmidt_weights
 from ketune.state_preparation.pair_circuit import PairCircuit, infidelities
 from ketune.state_preparation.polishing import polish
-from ketune.state_preparation.prepare import METHODS, LoadingError, LoadingOptions, prepare_state
+from ketune.state_preparation.prepare import METHODS, LoadingOptions, prepare_state
 from ketune.state_preparation.prepared import BASES, Counts, PreparedState, counts
 from ketune.state_preparation.staircase import staircase
 from ketune.state_preparation.train_states import TrainStates, aqer_train, load_train, polish_train, train_infidelity

@@ -23,6 +23,7 @@ from ketune.state_preparation.block_search import pair_entropies
 from ketune.state_preparation.blocks import block_of
 from ketune.state_preparation.disentangling import allowed_pairs
 from ketune.state_preparation.entanglement import as_states, bloch_vectors, count_wires, entanglement, product_angles
+from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.pair_circuit import PairCircuit, infidelities
 
 _GAIN = 1e-9  # bits
@@ -53,11 +54,11 @@ class SharedLoader:
             vectors: (B, n_features), padded with zeros to 2 ** n_wires.
 
         Raises:
-            ValueError: for vectors of another size, or without a direction.
+            LoadingError: for vectors of another size, or without a direction.
         """
         states = as_states(vectors.detach())
         if count_wires(states) != self.n_wires:
-            raise ValueError(f"vectors of {vectors.shape[-1]} entries; this loader has {self.n_wires} wires")
+            raise LoadingError(f"vectors of {vectors.shape[-1]} entries; this loader has {self.n_wires} wires")
         return product_angles(bloch_vectors(_undone(states, self.block, self.pairs, self.angles)))
 
     def circuits(self, vectors: Tensor) -> list[PairCircuit]:
@@ -106,13 +107,13 @@ def learn_shared_loader(
         the loader.
 
     Raises:
-        ValueError: for a block that cannot be shared, or as `aqer`.
+        LoadingError: for a block that cannot be shared, or as `aqer`.
     """
     if block not in ("rzz", "cz"):
-        raise ValueError(f"block={block!r}: choose 'rzz' or 'cz'")
+        raise LoadingError(f"block={block!r}: choose 'rzz' or 'cz'")
     states = as_states(vectors.detach())
     if states.ndim != 2:
-        raise ValueError(f"vectors have shape {tuple(vectors.shape)}; take (B, n_features)")
+        raise LoadingError(f"vectors have shape {tuple(vectors.shape)}; take (B, n_features)")
     report = on_progress or (lambda *_: None)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(states), generator=generator)[:batch_size]

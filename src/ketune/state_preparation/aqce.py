@@ -16,6 +16,7 @@ from torch import Tensor
 from ketune.state_preparation._pair_chain import Layouts, apply_blocks
 from ketune.state_preparation.disentangling import allowed_pairs
 from ketune.state_preparation.entanglement import as_states, count_wires
+from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.pair_circuit import PairCircuit
 from ketune.state_preparation.staircase import is_real
 from ketune.state_preparation.unitary_blocks import circuit_from_unitaries
@@ -46,7 +47,7 @@ def aqce(
         the circuit; its infidelity never rises from sweep to sweep.
 
     Raises:
-        ValueError: for fewer than 0 gates, a vector without a direction, or pairs as `allowed_pairs`.
+        LoadingError: for fewer than 0 gates, a vector without a direction, or pairs as `allowed_pairs`.
 
     Example:
         >>> import torch
@@ -56,7 +57,7 @@ def aqce(
         True
     """
     if n_gates < 0:
-        raise ValueError(f"n_gates={n_gates}: take at least 0")
+        raise LoadingError(f"n_gates={n_gates}: take at least 0")
     search = _Search(as_states(vector.detach()), connectivity)
     for number in range(n_gates if search.pairs else 0):
         search.add()

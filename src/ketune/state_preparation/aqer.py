@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ketune.state_preparation.disentangling import DenseStates, Disentangled, disentangle
 from ketune.state_preparation.entanglement import as_states, product_angles
+from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.pair_circuit import PairCircuit, infidelities
 from ketune.state_preparation.polishing import polish
 from ketune.state_preparation.unitary_blocks import circuit_from_unitaries
@@ -75,7 +76,7 @@ def aqer(
         one `Loader` for each vector.
 
     Raises:
-        ValueError: for vectors without a direction, fewer than 0 blocks, or settings as `disentangle`.
+        LoadingError: for vectors without a direction, fewer than 0 blocks, or settings as `disentangle`.
 
     Example:
         >>> import torch
@@ -85,11 +86,11 @@ def aqer(
         (True, 1)
     """
     if n_blocks < 0:
-        raise ValueError(f"n_blocks={n_blocks}: take at least 0")
+        raise LoadingError(f"n_blocks={n_blocks}: take at least 0")
     states = as_states(vectors.detach())
     states = states[None] if states.ndim == 1 else states
     if states.ndim != 2:
-        raise ValueError(f"vectors have shape {tuple(vectors.shape)}; take (B, n_features) or (n_features,)")
+        raise LoadingError(f"vectors have shape {tuple(vectors.shape)}; take (B, n_features) or (n_features,)")
     report = on_progress or (lambda *_: None)
     found = disentangle(
         DenseStates(states),
@@ -119,7 +120,10 @@ def aqer(
         last = infidelities(group, targets)
         for place, row in enumerate(rows):
             circuits[row], before[row], after[row] = group[place], float(first[place]), float(last[place])
-    return [Loader(*row, each.entanglement) for *row, each in zip(circuits, after, before, found)]
+    return [
+        Loader(circuit, last, first, each.entanglement)
+        for circuit, last, first, each in zip(circuits, after, before, found)
+    ]
 
 
 def loading_circuit(found: Disentangled, block: str) -> PairCircuit:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ketune.circuits._optional import library
 from ketune.state_preparation._batched_bfgs import minimise_batch
+from ketune.state_preparation.errors import LoadingError
 
 _FIRST_ITERATIONS = 12  # of all starts; then the best one of each pair goes on alone
 
@@ -86,13 +87,13 @@ def best_blocks(
         (M, d) angles in the order of the block's gates, and (M,) the sums of entropies.
 
     Raises:
-        ValueError: for another search.
+        LoadingError: for another search.
     """
     n_angles = {"rzz": 5, "cz": 4}[block]
     if search == "nelder-mead":
         return _nelder_mead(block, n_angles, first, second, correlations)
     if search != "gradient":
-        raise ValueError(f"search={search!r}: choose 'gradient' or 'nelder-mead'")
+        raise LoadingError(f"search={search!r}: choose 'gradient' or 'nelder-mead'")
     n_pairs = len(first)
     starts = 2 * math.pi * torch.rand(n_starts + 1, n_pairs, n_angles, generator=generator, dtype=torch.float64)
     starts[0] = 0

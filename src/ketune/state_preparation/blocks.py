@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ketune.circuits import Gate
+from ketune.state_preparation.errors import LoadingError
 
 _PAULIS = {
     "I": np.eye(2, dtype=complex),
@@ -127,8 +128,8 @@ def block_of(name: str) -> Block:
     """A kind of block by its name.
 
     Raises:
-        ValueError: for an unknown name.
+        LoadingError: for an unknown name.
     """
     if name not in BLOCKS:
-        raise ValueError(f"block={name!r}: unknown kind of block; choose one of {', '.join(map(repr, BLOCKS))}")
+        raise LoadingError(f"block={name!r}: unknown kind of block; choose one of {', '.join(map(repr, BLOCKS))}")
     return BLOCKS[name]

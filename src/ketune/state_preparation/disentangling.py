@@ -13,6 +13,7 @@ from ketune.state_preparation._pair_chain import Layouts, apply_blocks
 from ketune.state_preparation._pair_statistics import PairStatistics
 from ketune.state_preparation.block_search import best_blocks, eigenbasis_blocks
 from ketune.state_preparation.blocks import block_of
+from ketune.state_preparation.errors import LoadingError
 
 SEARCHED = ("rzz", "cz", "su4")
 """Kinds of blocks that `disentangle` can look for."""
@@ -99,7 +100,7 @@ def allowed_pairs(connectivity: str | Sequence[tuple[int, int]], n_wires: int) -
         each pair once, the smaller wire first.
 
     Raises:
-        ValueError: for another word, or pairs that are none or leave wires out.
+        LoadingError: for another word, or pairs that are none or leave wires out.
     """
     if isinstance(connectivity, str):
         line = [(wire, wire + 1) for wire in range(n_wires - 1)]
@@ -109,14 +110,14 @@ def allowed_pairs(connectivity: str | Sequence[tuple[int, int]], n_wires: int) -
             return line
         if connectivity == "ring":
             return sorted({*line, (0, n_wires - 1)}) if n_wires > 2 else line
-        raise ValueError(f"connectivity={connectivity!r}: choose 'all', 'line', 'ring' or pass pairs of wires")
+        raise LoadingError(f"connectivity={connectivity!r}: choose 'all', 'line', 'ring' or pass pairs of wires")
     pairs = sorted({(min(pair), max(pair)) for pair in connectivity})
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1] or not 0 <= pair[0] < pair[1] < n_wires:
-            raise ValueError(f"connectivity contains {pair}: take pairs of different wires of 0..{n_wires - 1}")
+            raise LoadingError(f"connectivity contains {pair}: take pairs of different wires of 0..{n_wires - 1}")
     if n_wires > 1 and len({wire for pair in pairs for wire in pair}) < n_wires:
         missing = min(set(range(n_wires)) - {wire for pair in pairs for wire in pair})
-        raise ValueError(f"connectivity leaves out wire {missing}; each of {n_wires} wires needs a partner")
+        raise LoadingError(f"connectivity leaves out wire {missing}; each of {n_wires} wires needs a partner")
     return pairs
 
 
@@ -152,10 +153,10 @@ def disentangle(
         one for each state.
 
     Raises:
-        ValueError: for a block that cannot be searched, or as `allowed_pairs`.
+        LoadingError: for a block that cannot be searched, or as `allowed_pairs`.
     """
     if block not in SEARCHED:
-        raise ValueError(f"block={block!r}: choose one of {', '.join(map(repr, SEARCHED))}")
+        raise LoadingError(f"block={block!r}: choose one of {', '.join(map(repr, SEARCHED))}")
     n_states, n_wires = states.bloch.shape[:2]
     device = states.bloch.device
     pairs = torch.tensor(allowed_pairs(connectivity, n_wires), device=device).view(-1, 2)

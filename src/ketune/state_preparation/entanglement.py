@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ketune.state_preparation.errors import LoadingError
+
 
 def wire_entropies(states: Tensor) -> Tensor:
     """Renyi-2 entropy of each wire's reduced state in bits: `-log2 tr(rho_i ** 2)`, from 0 to 1.
@@ -21,7 +23,7 @@ def wire_entropies(states: Tensor) -> Tensor:
         (..., n_wires) real.
 
     Raises:
-        ValueError: for another shape.
+        LoadingError: for another shape.
 
     Example:
         >>> import torch
@@ -63,7 +65,7 @@ def bloch_vectors(states: Tensor) -> Tensor:
         (..., n_wires, 3) real.
 
     Raises:
-        ValueError: for another shape.
+        LoadingError: for another shape.
     """
     vectors = []
     for wire in range(count_wires(states)):
@@ -157,7 +159,7 @@ def loadability(vectors: Tensor) -> Loadability:
         vectors: (..., n_features) real or complex, of any length and norm; padded with zeros to a power of two.
 
     Raises:
-        ValueError: for vectors without a direction.
+        LoadingError: for vectors without a direction.
 
     Example:
         >>> import torch
@@ -188,17 +190,17 @@ def as_states(vectors: Tensor) -> Tensor:
     """Vectors as unit vectors in complex128, padded with zeros on the right to a power of two, at least 2.
 
     Raises:
-        ValueError: for vectors that are empty, not finite, or zero.
+        LoadingError: for vectors that are empty, not finite, or zero.
     """
     if vectors.ndim == 0 or vectors.shape[-1] == 0:
-        raise ValueError(f"vectors of shape {tuple(vectors.shape)}: the last dimension holds the entries of each")
+        raise LoadingError(f"vectors of shape {tuple(vectors.shape)}: the last dimension holds the entries of each")
     vectors = vectors.to(torch.complex128)
     if not bool(torch.isfinite(torch.view_as_real(vectors)).all()):
-        raise ValueError("the vectors contain entries that are not finite; a state has finite amplitudes")
+        raise LoadingError("the vectors contain entries that are not finite; a state has finite amplitudes")
     size = max(2, 1 << (vectors.shape[-1] - 1).bit_length())
     largest = vectors.abs().amax(-1, keepdim=True)
     if not bool((largest > 0).all()):
-        raise ValueError("a vector of zeros has no direction, so no state stands for it; leave it out")
+        raise LoadingError("a vector of zeros has no direction, so no state stands for it; leave it out")
     vectors = vectors / largest  # so that squares neither overflow nor vanish
     vectors = vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return torch.nn.functional.pad(vectors, (0, size - vectors.shape[-1]))
@@ -208,9 +210,9 @@ def count_wires(states: Tensor) -> int:
     """Number of wires of (..., 2 ** n_wires) states.
 
     Raises:
-        ValueError: for another length.
+        LoadingError: for another length.
     """
     size = states.shape[-1] if states.ndim else 0
     if size < 2 or size & (size - 1):
-        raise ValueError(f"states of shape {tuple(states.shape)}: the last dimension must be 2 ** n_wires")
+        raise LoadingError(f"states of shape {tuple(states.shape)}: the last dimension must be 2 ** n_wires")
     return size.bit_length() - 1

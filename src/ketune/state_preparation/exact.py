@@ -29,7 +29,7 @@ def isometry(vector: Tensor) -> Loaded:
         the circuit, in CNOTs and one-wire gates, and its angles.
 
     Raises:
-        ValueError: for a vector without a direction.
+        LoadingError: for a vector without a direction.
         MissingLibraryError: without Qiskit.
     """
     state = as_states(vector.detach().cpu())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ketune.state_preparation.blocks import block_of
+from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.pair_circuit import PairCircuit
 
 
@@ -21,7 +22,7 @@ def hardware_efficient(
         seed: of the angles.
 
     Raises:
-        ValueError: for fewer than 0 blocks, blocks on one wire, or an unknown block.
+        LoadingError: for fewer than 0 blocks, blocks on one wire, or an unknown block.
 
     Example:
         >>> from ketune.state_preparation import hardware_efficient
@@ -29,7 +30,7 @@ def hardware_efficient(
         ((0, 1), (2, 3), (1, 2), (0, 1), (2, 3))
     """
     if n_blocks < 0 or (n_wires < 2 and n_blocks):
-        raise ValueError(f"{n_blocks} blocks on {n_wires} wires: take at least 0 blocks, and 2 wires for any")
+        raise LoadingError(f"{n_blocks} blocks on {n_wires} wires: take at least 0 blocks, and 2 wires for any")
     layers = [[(wire, wire + 1) for wire in range(first, n_wires - 1, 2)] for first in (0, 1)]
     round_ = layers[0] + layers[1]
     pairs = tuple(round_[number % len(round_)] for number in range(n_blocks))

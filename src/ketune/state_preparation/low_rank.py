@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ketune.circuits._optional import library
 from ketune.state_preparation.entanglement import as_states, count_wires
+from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.exact import Loaded, compiled, isometry
 
 _ALL_HALVES = 8  # up to so many wires every way to halve them is tried
@@ -30,7 +31,7 @@ def schmidt_weights(vector: Tensor, wires: tuple[int, ...] | None = None) -> Ten
         (2 ** the smaller number of wires,) float64.
 
     Raises:
-        ValueError: for a vector without a direction, or sides that are no sides.
+        LoadingError: for a vector without a direction, or sides that are no sides.
     """
     state = as_states(vector.detach().cpu())
     return torch.linalg.svdvals(_split(state, _side(state, wires))).square()
@@ -50,7 +51,7 @@ def low_rank(vector: Tensor, rank: int) -> tuple[*Loaded, float]:
         the circuit, in CNOTs and one-wire gates, its angles, and the infidelity.
 
     Raises:
-        ValueError: for a rank below 1, or a vector without a direction.
+        LoadingError: for a rank below 1, or a vector without a direction.
         MissingLibraryError: without Qiskit.
 
     Example:
@@ -61,7 +62,7 @@ def low_rank(vector: Tensor, rank: int) -> tuple[*Loaded, float]:
         (0.36, 0)
     """
     if rank < 1:
-        raise ValueError(f"rank={rank}: take at least 1")
+        raise LoadingError(f"rank={rank}: take at least 1")
     state = as_states(vector.detach().cpu())
     n_wires = count_wires(state)
     if n_wires == 1:
@@ -113,7 +114,7 @@ def _side(state: Tensor, wires: tuple[int, ...] | None) -> tuple[int, ...]:
     n_wires = count_wires(state)
     side = tuple(range(n_wires // 2)) if wires is None else tuple(wires)
     if len(set(side)) != len(side) or not all(0 <= wire < n_wires for wire in side) or len(side) == n_wires:
-        raise ValueError(f"wires={wires}: take some of 0..{n_wires - 1}, not all, each once")
+        raise LoadingError(f"wires={wires}: take some of 0..{n_wires - 1}, not all, each once")
     return side
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ketune.circuits import Circuit, Gate
 from ketune.state_preparation._pair_chain import Layouts, apply_blocks, overlaps, product_vectors
 from ketune.state_preparation.blocks import Block, block_of
+from ketune.state_preparation.errors import LoadingError
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class PairCircuit:
         angles: (len(pairs), angles of a block), in the order of the block's gates.
 
     Raises:
-        ValueError: for an unknown block, pairs that are none, or angles of another shape.
+        LoadingError: for an unknown block, pairs that are none, or angles of another shape.
 
     Example:
         >>> import torch
@@ -47,12 +48,12 @@ class PairCircuit:
         object.__setattr__(self, "pairs", pairs)
         for pair in pairs:
             if pair[0] == pair[1] or not all(0 <= wire < self.n_wires for wire in pair):
-                raise ValueError(f"pairs contain {pair}: take two different wires of 0..{self.n_wires - 1}")
+                raise LoadingError(f"pairs contain {pair}: take two different wires of 0..{self.n_wires - 1}")
         wanted = {"start": (self.n_wires, len(kind.start)), "angles": (len(pairs), kind.n_angles)}
         for name, shape in wanted.items():
             found = tuple(getattr(self, name).shape)
             if found != shape:
-                raise ValueError(f"{name} have shape {found}; {len(pairs)} blocks {self.block!r} take {shape}")
+                raise LoadingError(f"{name} have shape {found}; {len(pairs)} blocks {self.block!r} take {shape}")
 
     @property
     def kind(self) -> Block:
@@ -135,15 +136,15 @@ class CircuitBatch:
         """Batches circuits.
 
         Raises:
-            ValueError: for circuits that differ in wires, kind or number of blocks, or not one vector each.
+            LoadingError: for circuits that differ in wires, kind or number of blocks, or not one vector each.
         """
         if not circuits:
-            raise ValueError("circuits=[]: pass at least one")
+            raise LoadingError("circuits=[]: pass at least one")
         first = circuits[0]
         if any((c.n_wires, c.block, len(c.pairs)) != (first.n_wires, first.block, len(first.pairs)) for c in circuits):
-            raise ValueError("circuits in one batch have the same wires, kind of block and number of blocks")
+            raise LoadingError("circuits in one batch have the same wires, kind of block and number of blocks")
         if tuple(vectors.shape) != (len(circuits), 2**first.n_wires):
-            raise ValueError(
+            raise LoadingError(
                 f"vectors have shape {tuple(vectors.shape)}; {len(circuits)} circuits on {first.n_wires} wires take "
                 f"({len(circuits)}, {2**first.n_wires})"
             )

@@ -41,7 +41,7 @@ def polish(
         as many circuits, in their order.
 
     Raises:
-        ValueError: for circuits that cannot be batched, or vectors of another shape.
+        LoadingError: for circuits that cannot be batched, or vectors of another shape.
     """
     batch = CircuitBatch.of(circuits, vectors)
     start, angles = batch.start.clone().requires_grad_(), batch.angles.clone().requires_grad_()

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ketune.circuits import Circuit
-from ketune.errors import KetuneError
 from ketune.state_preparation.aqce import aqce
 from ketune.state_preparation.aqer import OnProgress, aqer
 from ketune.state_preparation.entanglement import as_states, bloch_vectors, count_wires, loadability, product_angles
+from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.exact import isometry, multiplexor
 from ketune.state_preparation.hardware_efficient import hardware_efficient
 from ketune.state_preparation.low_rank import low_rank
@@ -33,10 +33,6 @@ METHODS = ("auto", *EXACT, "low_rank", *IN_BLOCKS)
 """Everything that `prepare_state(method=...)` takes."""
 
 MAX_WIRES = 16
-
-
-class LoadingError(KetuneError, ValueError):
-    """A vector that cannot be loaded within the budget."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,8 @@ def prepare_state(
     """A circuit that loads a vector into amplitudes.
 
     Without budgets the exact methods load exactly, "low_rank" takes the full rank, and the methods that grow take as
-    many blocks as have the CNOTs of the exact circuit, at least one. With `max_infidelity` each takes the fewest blocks (or the
-    smallest rank) that it finds to suffice, by doubling and bisection; with `max_cnots` as many as fit.
+    many blocks as have the CNOTs of the exact circuit, at least one. With `max_infidelity` each takes the fewest blocks
+    (or the smallest rank) that it finds to suffice, by doubling and bisection; with `max_cnots` as many as fit.
 
     "auto": the product state if its infidelity is allowed; an exact circuit ("multiplexor" for non-negative vectors,
     else "isometry") if no infidelity is allowed and its CNOTs are; with `max_infidelity` the shortest of what
@@ -94,8 +90,8 @@ def prepare_state(
         circuit, infidelity and counts.
 
     Raises:
-        LoadingError: for budgets that the method does not meet, with what it reached.
-        ValueError: for an unknown method, budgets out of range, or a vector without a direction.
+        LoadingError: for budgets that the method does not meet, with what it reached; for an unknown method, budgets
+            out of range, or a vector without a direction.
 
     Example:
         >>> import torch
@@ -109,16 +105,16 @@ def prepare_state(
     began = time.perf_counter()
     options = options or LoadingOptions()
     if method not in METHODS:
-        raise ValueError(f"method={method!r}: choose one of {', '.join(map(repr, METHODS))}")
+        raise LoadingError(f"method={method!r}: choose one of {', '.join(map(repr, METHODS))}")
     if max_infidelity is not None and not 0 <= max_infidelity < 1:
-        raise ValueError(f"max_infidelity={max_infidelity}: choose 0 up to, but not, 1")
+        raise LoadingError(f"max_infidelity={max_infidelity}: choose 0 up to, but not, 1")
     if max_cnots is not None and max_cnots < 0:
-        raise ValueError(f"max_cnots={max_cnots}: choose at least 0")
+        raise LoadingError(f"max_cnots={max_cnots}: choose at least 0")
     if vector.ndim != 1:
-        raise ValueError(f"the vector has shape {tuple(vector.shape)}; pass one vector, (n_features,)")
+        raise LoadingError(f"the vector has shape {tuple(vector.shape)}; pass one vector, (n_features,)")
     state = as_states(vector.detach().cpu())
     if count_wires(state) > MAX_WIRES:
-        raise ValueError(f"{vector.numel()} entries take {count_wires(state)} wires; at most {MAX_WIRES}")
+        raise LoadingError(f"{vector.numel()} entries take {count_wires(state)} wires; at most {MAX_WIRES}")
     job = _Job(state, max_infidelity, max_cnots, options, on_progress or (lambda *_: None))
     found = job.auto() if method == "auto" else job.run(method)
     return PreparedState(

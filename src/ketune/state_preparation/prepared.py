@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ketune.circuits import Circuit, evolve, to_qiskit
 from ketune.circuits._optional import library
+from ketune.state_preparation.errors import LoadingError
 
 BASES = {
     "cx": ("cx", "rz", "sx", "x"),
@@ -43,11 +44,11 @@ def counts(circuit: Circuit, angles: Tensor, basis: str = "cx") -> Counts:
         basis: "cx", "cz", "ecr" or "rzz".
 
     Raises:
-        ValueError: for another basis.
+        LoadingError: for another basis.
         MissingLibraryError: without Qiskit.
     """
     if basis not in BASES:
-        raise ValueError(f"basis={basis!r}: choose one of {', '.join(map(repr, BASES))}")
+        raise LoadingError(f"basis={basis!r}: choose one of {', '.join(map(repr, BASES))}")
     transpiled = library("qiskit").transpile(
         to_qiskit(circuit, angles),
         basis_gates=list(BASES[basis]),

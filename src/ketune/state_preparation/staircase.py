@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ketune.state_preparation._pair_chain import Layouts, apply_blocks
 from ketune.state_preparation.entanglement import as_states, bloch_vectors, count_wires, product_angles
+from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.pair_circuit import PairCircuit
 from ketune.state_preparation.unitary_blocks import circuit_from_unitaries
 from ketune.tensor_networks import decompose_tensor
@@ -28,7 +29,7 @@ def staircase(vector: Tensor, n_layers: int) -> PairCircuit:
         the circuit. One layer is exact for states of bond dimension 2, such as GHZ and W states.
 
     Raises:
-        ValueError: for fewer than 0 layers, or a vector without a direction.
+        LoadingError: for fewer than 0 layers, or a vector without a direction.
 
     Example:
         >>> import torch
@@ -39,7 +40,7 @@ def staircase(vector: Tensor, n_layers: int) -> PairCircuit:
         True
     """
     if n_layers < 0:
-        raise ValueError(f"n_layers={n_layers}: take at least 0")
+        raise LoadingError(f"n_layers={n_layers}: take at least 0")
     left = as_states(vector.detach())
     n_wires, real = count_wires(left), is_real(left)
     block = "so4" if real else "su4"

@@ -16,6 +16,7 @@ from ketune.circuits import Circuit
 from ketune.circuits._decompose import canonical_parts, orthogonal_parts
 from ketune.circuits._gates import elementary_steps
 from ketune.state_preparation.entanglement import product_angles, wire_states
+from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.pair_circuit import PairCircuit
 
 Array = NDArray[Any]
@@ -39,14 +40,14 @@ def circuit_from_unitaries(
         a `PairCircuit` of as many blocks.
 
     Raises:
-        ValueError: for another block, or a start or unitaries that are not real with "so4".
+        LoadingError: for another block, or a start or unitaries that are not real with "so4".
     """
     if block not in ("su4", "so4"):
-        raise ValueError(f"block={block!r}: choose 'su4' or 'so4'")
+        raise LoadingError(f"block={block!r}: choose 'su4' or 'so4'")
     matrices = unitaries.detach().cpu().to(torch.complex128).resolve_conj().numpy()
     product = _product(start)
-    if block == "so4" and (np.abs(matrices.imag).max(initial=0) > 1e-9 or np.abs(product.imag).max() > 1e-9):
-        raise ValueError("blocks 'so4' are real; these unitaries or the state in front of them are not")
+    if block == "so4" and max(np.abs(np.imag(each)).max(initial=0) for each in (matrices, product)) > 1e-9:
+        raise LoadingError("blocks 'so4' are real; these unitaries or the state in front of them are not")
     local: list[Array | None] = [None] * len(product)  # rotations that wait behind the last block of a wire
     owner: list[tuple[int, int]] = [(-1, wire) for wire in range(len(product))]
     middles: list[list[float]] = []
@@ -55,7 +56,7 @@ def circuit_from_unitaries(
         if block == "su4":
             before, middle, after = canonical_parts(matrix)
         else:
-            before, middle, after = orthogonal_parts(matrix.real)
+            before, middle, after = orthogonal_parts(np.real(matrix))
         middles.append(list(middle))
         for place, wire in enumerate(pair):
             waiting = local[wire]
@@ -82,7 +83,7 @@ def circuit_from_gates(circuit: Circuit, angles: Tensor) -> PairCircuit:
         angles: (circuit.n_angles,) its angles.
 
     Raises:
-        ValueError: for other gates on two wires.
+        LoadingError: for other gates on two wires.
     """
     bound = circuit.bind(dict(enumerate(angles.detach().double().tolist())))
     waiting: list[Array] = [np.eye(2, dtype=complex) for _ in range(circuit.n_wires)]
@@ -97,7 +98,7 @@ def circuit_from_gates(circuit: Circuit, angles: Tensor) -> PairCircuit:
             waiting[gate.wires[0]] = matrix @ waiting[gate.wires[0]]
             continue
         if gate.name != "CNOT":
-            raise ValueError(f"{gate}: take a circuit of CNOTs and one-wire gates, as a transpiler makes it")
+            raise LoadingError(f"{gate}: take a circuit of CNOTs and one-wire gates, as a transpiler makes it")
         for place, wire in enumerate(gate.wires):
             sides[owner[wire]] = waiting[wire]
             waiting[wire], owner[wire] = np.eye(2, dtype=complex), (len(pairs), place)
@@ -120,10 +121,10 @@ def _start(product: Array, block: str) -> Tensor:
     """Angles that turn |0> into the amplitudes of each wire, up to a phase."""
     if block == "so4":
         real = product * np.exp(-1j * np.angle(product.sum(-1, keepdims=True)))
-        return torch.from_numpy(2 * np.arctan2(real[:, 1].real, real[:, 0].real))[:, None]
+        return torch.from_numpy(2 * np.arctan2(np.real(real[:, 1]), np.real(real[:, 0])))[:, None]
     coherence = 2 * product[:, 0].conj() * product[:, 1]
     weights = np.abs(product[:, 0]) ** 2 - np.abs(product[:, 1]) ** 2
-    return product_angles(torch.from_numpy(np.stack((coherence.real, coherence.imag, weights), -1)))
+    return product_angles(torch.from_numpy(np.stack((np.real(coherence), np.imag(coherence), weights), -1)))
 
 
 def _turns(matrix: Array, block: str) -> list[float]:
