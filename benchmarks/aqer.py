@@ -281,7 +281,7 @@ def reference(folder: Path) -> str:
 
 def shared(folder: Path) -> str:
     lines = [
-        "| blocks | product state | shared blocks | own, as built | own, tuned | learning (s) | shared (ms) | own (s) |",
+        "| blocks | product state | shared blocks | own, as built | own, tuned | learned (s) | shared (ms) | own (s) |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for path in sorted((folder / "shared").glob("*.json"), key=lambda path: int(path.stem)):

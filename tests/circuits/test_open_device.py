@@ -100,8 +100,8 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatc
     monkeypatch.setitem(sys.modules, package, None)
     if package == "qiskit_ibm_runtime":
         monkeypatch.setitem(sys.modules, "qiskit_ibm_runtime.fake_provider", None)
-    title = package.replace("_", "-")
-    with pytest.raises(ImportError, match=rf'{title} is not installed; run: pip install "ketune\[devices\]"'):
+    title, extra = package.replace("_", "-"), "ibm" if "ibm" in package else "devices"
+    with pytest.raises(ImportError, match=rf'{title} is not installed; run: pip install "ketune\[{extra}\]"'):
         open_device(device)
 
 

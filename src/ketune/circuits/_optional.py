@@ -6,7 +6,7 @@ from typing import Any
 from ketune.errors import KetuneError
 
 _PACKAGES = {"sklearn": "scikit-learn", "qiskit_aer": "qiskit-aer", "qiskit_ibm_runtime": "qiskit-ibm-runtime"}
-_EXTRAS = {"sklearn": "vqc", "scipy": "vqc", "networkx": "vqc"}
+_EXTRAS = {"sklearn": "vqc", "scipy": "vqc", "networkx": "vqc", "qiskit_ibm_runtime": "ibm"}
 
 
 class MissingLibraryError(KetuneError, ImportError):
