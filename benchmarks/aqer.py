@@ -44,6 +44,7 @@ from ketune.state_preparation import (
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODEL = SHARED / "model-gpt-neo-tinystories-3m"
+METHODS = (*COMPARED[:-1], "aqer rzz", "aqer so4")
 FIELDS = (0.5, 0.8, 1.0, 1.2, 1.5)
 REFERENCE = {
     ("gaussian", 8): {10: 0.666, 20: 0.416, 40: 0.140},
@@ -151,13 +152,14 @@ def run_table(options: argparse.Namespace, folder: Path) -> None:
         for number, vector in enumerate(vectors):
             for method in options.methods:
                 for budget in options.cnots:
-                    path = folder / "table" / f"{name.replace(' ', '-')}--{method}--{budget}--{number}.json"
+                    path = folder / "table" / f"{name}--{method}--{budget}--{number}.json".replace(" ", "-")
                     kept(path, lambda v=vector, m=method, b=budget: _rows(v, m, b, options.steps))
 
 
 def _rows(vector: Tensor, method: str, budget: int, n_steps: int) -> list[dict[str, Any]]:
-    shared = LoadingOptions(n_steps=n_steps, lr=0.02)
-    return [asdict(row) for row in compare_loaders(vector, [budget], [method], options=shared)]
+    name, _, block = method.partition(" ")
+    shared = LoadingOptions(n_steps=n_steps, lr=0.02, block=block or None)
+    return [asdict(row) for row in compare_loaders(vector, [budget], [name], options=shared)]
 
 
 def run_reference(options: argparse.Namespace, folder: Path) -> None:
@@ -308,7 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
-    parser.add_argument("--methods", nargs="+", choices=COMPARED, default=list(COMPARED))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--cnots", nargs="+", type=int, default=[20, 40, 80])
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1000, help="of joint optimisation")

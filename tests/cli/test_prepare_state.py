@@ -37,8 +37,8 @@ def test_the_program_that_is_saved_loads_the_vector(ketune, vector, tmp_path):
 
 def test_json_has_the_circuit_and_what_it_costs(ketune, vector, tmp_path):
     out = tmp_path / "loader.json"
-    options = ["--method", "aqer", "--max-cnots", "4", "--basis", "rzz", "--steps", "20", "--out", out, "--json"]
-    found = ketune("prepare-state", vector, *options).json
+    options = ["--method", "aqer", "--max-cnots", "4", "--block", "rzz", "--basis", "rzz", "--steps", "20"]
+    found = ketune("prepare-state", vector, *options, "--out", out, "--json").json
     assert (found["method"], found["basis"], found["n_two_wire"]) == ("aqer", "rzz", 2)
     saved = json.loads(out.read_text())
     circuit = Circuit.from_text(json.dumps(saved["circuit"]))

@@ -73,9 +73,10 @@ def test_any_unitary_does_at_least_as_well_as_an_rzz():
     assert bool((values <= best_blocks("rzz", *parts)[1] + 1e-9).all())
 
 
-@pytest.mark.parametrize("block", ["rzz", "su4"])
+@pytest.mark.parametrize("block", ["rzz", "su4", "so4"])
 def test_entanglement_never_rises(block):
-    for found in disentangle(DenseStates(as_states(random_vectors(3, 5))), 12, block=block, n_starts=2):
+    vectors = random_vectors(3, 5, dtype=torch.float64 if block == "so4" else torch.complex128)
+    for found in disentangle(DenseStates(as_states(vectors)), 12, block=block, n_starts=2):
         assert len(found.pairs) == 12
         assert bool((found.entanglement.diff() <= 1e-9).all())
         assert float(found.entanglement[-1]) < 0.7 * float(found.entanglement[0])
@@ -88,7 +89,7 @@ def test_what_is_left_bounds_the_infidelity():
     assert float(lower) <= loader.infidelity == loader.before <= float(upper) < 0.1
 
 
-@pytest.mark.parametrize("block", ["rzz", "cz", "su4"])
+@pytest.mark.parametrize("block", ["rzz", "cz", "su4", "so4"])
 def test_circuits_load_their_vectors_as_well_as_they_say(block):
     vectors = random_vectors(2, 4, 1, torch.float64)
     for vector, loader in zip(vectors, aqer(vectors, 4, block=block, n_steps=40, n_starts=2)):
@@ -163,8 +164,10 @@ def test_progress_is_reported():
 
 
 def test_wrong_settings_say_what_is_right():
-    with pytest.raises(ValueError, match="'rzz', 'cz', 'su4'"):
+    with pytest.raises(ValueError, match="'rzz', 'cz', 'su4', 'so4'"):
         aqer(torch.ones(4), 1, block="cx")
+    with pytest.raises(ValueError, match="block='so4' is for real vectors"):
+        aqer(random_vectors(1, 2), 1, block="so4")
     with pytest.raises(ValueError, match="n_blocks=-1"):
         aqer(torch.ones(4), -1)
     with pytest.raises(ValueError, match="'gradient' or 'nelder-mead'"):

@@ -1,6 +1,7 @@
 """One call for all loaders, its budgets, and what it reports."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_tuning_all_angles_never_makes_a_method_worse():
 
 
 def test_counts_depend_on_the_gates_that_a_machine_has():
-    found = prepare_state(random_vector(3), "aqer", max_cnots=4, options=FAST)
+    found = prepare_state(random_vector(3), "aqer", max_cnots=4, options=replace(FAST, block="rzz"))
     assert found.counts.n_two_wire == 2
     assert counts(found.circuit, found.angles, "cx").n_cnots == 4
     assert counts(found.circuit, found.angles, "rzz").n_cnots == 2

@@ -58,7 +58,10 @@ def run(
     ] = None,
     basis: Annotated[str, typer.Option(metavar="NAME", help="Gates to count: cx, cz, ecr or rzz.")] = "cx",
     block: Annotated[
-        str | None, typer.Option(metavar="NAME", help=r"Blocks of aqer: rzz, cz or su4. \[default: rzz]")
+        str | None,
+        typer.Option(
+            metavar="NAME", help=r"Blocks of aqer: rzz, cz, su4 or so4. \[default: so4 for real vectors, else rzz]"
+        ),
     ] = None,
     connectivity: Annotated[
         str, typer.Option(metavar="NAME", help="Pairs of wires that aqer and aqce may use: all, line or ring.")

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from ketune.state_preparation._pair_chain import Layouts, apply_blocks
 from ketune.state_preparation.disentangling import allowed_pairs
-from ketune.state_preparation.entanglement import as_states, count_wires
+from ketune.state_preparation.entanglement import as_states, count_wires, is_real
 from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.pair_circuit import PairCircuit
-from ketune.state_preparation.staircase import is_real
 from ketune.state_preparation.unitary_blocks import circuit_from_unitaries
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ketune.state_preparation.disentangling import DenseStates, Disentangled, disentangle
-from ketune.state_preparation.entanglement import as_states, product_angles
+from ketune.state_preparation.entanglement import as_states, is_real, product_angles
 from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.pair_circuit import PairCircuit, infidelities
 from ketune.state_preparation.polishing import polish
@@ -63,7 +63,7 @@ def aqer(
         vectors: (B, n_features) or (n_features,), real or complex, of any norm; padded with zeros to a power of two.
             16 wires take about 2 GB for a vector with 200 blocks.
         n_blocks: blocks of each circuit, at most; a vector that needs fewer has fewer.
-        block: "rzz" (the paper's, two CNOTs), "cz" (one) or "su4" (three).
+        block: "rzz" (the paper's, two CNOTs), "cz" (one), "su4" (three), or for real vectors "so4" (two).
         connectivity: "all", "line", "ring" or the allowed pairs.
         search: "gradient", or the paper's "nelder-mead".
         n_starts: random starts of the search for each pair.
@@ -91,6 +91,8 @@ def aqer(
     states = states[None] if states.ndim == 1 else states
     if states.ndim != 2:
         raise LoadingError(f"vectors have shape {tuple(vectors.shape)}; take (B, n_features) or (n_features,)")
+    if block == "so4" and not is_real(states):
+        raise LoadingError("block='so4' is for real vectors; take 'rzz', 'cz' or 'su4' for complex ones")
     report = on_progress or (lambda *_: None)
     found = disentangle(
         DenseStates(states),
@@ -130,6 +132,6 @@ def loading_circuit(found: Disentangled, block: str) -> PairCircuit:
     """The circuit that step 1 and step 2 give: the product state, then the blocks in reverse."""
     pairs = found.pairs[::-1]
     start = product_angles(found.bloch)
-    if block == "su4":
-        return circuit_from_unitaries(start, pairs, found.blocks.flip(0).mH)
+    if block in ("su4", "so4"):
+        return circuit_from_unitaries(start, pairs, found.blocks.flip(0).mH, block)
     return PairCircuit(len(found.bloch), block, pairs, start, found.blocks.flip(0))

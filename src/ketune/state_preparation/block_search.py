@@ -124,7 +124,7 @@ def _nelder_mead(
     return torch.stack([torch.as_tensor(x, **options) for x in angles]), torch.tensor(values, **options)
 
 
-def eigenbasis_blocks(first: Tensor, second: Tensor, correlations: Tensor) -> tuple[Tensor, Tensor]:
+def eigenbasis_blocks(first: Tensor, second: Tensor, correlations: Tensor, real: bool = False) -> tuple[Tensor, Tensor]:
     """The unitaries that turn the reduced state's eigenvectors into |00>, |01>, |10>, |11>, eigenvalues falling.
 
     No other gate on the two wires makes the sum of their largest eigenvalues larger.
@@ -133,12 +133,16 @@ def eigenbasis_blocks(first: Tensor, second: Tensor, correlations: Tensor) -> tu
         first: (M, 3) Bloch vectors a.
         second: (M, 3) Bloch vectors b.
         correlations: (M, 3, 3) C.
+        real: take real unitaries of determinant 1, for states that are real.
 
     Returns:
         (M, 4, 4) unitaries and (M,) the sums of both wires' Renyi-2 entropies behind them, in bits.
     """
-    values, vectors = torch.linalg.eigh(density_matrices(first, second, correlations))
+    matrices = density_matrices(first, second, correlations)
+    values, vectors = torch.linalg.eigh(matrices.real if real else matrices)
     values, vectors = values.flip(-1), vectors.flip(-1)
+    if real:
+        vectors = torch.cat((torch.linalg.det(vectors).sign()[:, None, None] * vectors[..., :1], vectors[..., 1:]), -1)
     large = torch.stack((values[:, 0] + values[:, 1], values[:, 0] + values[:, 2]), -1)
     entropies = -torch.log2(large.square() + (1 - large).square())
     return vectors.mH, entropies.sum(-1)

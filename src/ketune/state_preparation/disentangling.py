@@ -15,7 +15,7 @@ from ketune.state_preparation.block_search import best_blocks, eigenbasis_blocks
 from ketune.state_preparation.blocks import block_of
 from ketune.state_preparation.errors import LoadingError
 
-SEARCHED = ("rzz", "cz", "su4")
+SEARCHED = ("rzz", "cz", "su4", "so4")
 """Kinds of blocks that `disentangle` can look for."""
 
 _DONE = 1e-8  # bits; a product state is then within 4e-9 of the state
@@ -77,8 +77,8 @@ class Disentangled:
 
     Args:
         pairs: the wires of each block, in the order in which they were undone.
-        blocks: for "rzz" and "cz" (T, d) angles of the blocks as a loader applies them; for "su4" (T, 4, 4) the
-            unitaries that were applied to the state, whose inverses a loader applies.
+        blocks: for "rzz" and "cz" (T, d) angles of the blocks as a loader applies them; for "su4" and "so4" (T, 4, 4)
+            the unitaries that were applied to the state, whose inverses a loader applies.
         entanglement: (T + 1,) the sum of entropies before each block and behind the last.
         bloch: (n, 3) Bloch vectors behind the last block.
     """
@@ -142,9 +142,9 @@ def disentangle(
     Args:
         states: `DenseStates` or `TrainStates`; they are changed in place.
         n_blocks: blocks for each state, at most.
-        block: "rzz", "cz", or "su4" (any unitary, in closed form).
+        block: "rzz", "cz", "su4" (any unitary, in closed form) or "so4" (any real one, for states that are real).
         connectivity: as `allowed_pairs`.
-        search: as `best_blocks`; "su4" has none.
+        search: as `best_blocks`; "su4" and "so4" have none.
         n_starts: as `best_blocks`.
         seed: of the starts.
         on_block: called after each block with its number and the (B,) entanglement left.
@@ -215,7 +215,8 @@ class _Candidates:
     ) -> None:
         self.block, self.pairs = block, pairs
         self._how = {"search": search, "n_starts": n_starts, "generator": generator}
-        if block == "su4":
+        self.in_closed_form = block in ("su4", "so4")
+        if self.in_closed_form:
             self.identity = torch.eye(4, dtype=torch.complex128, device=pairs.device)
         else:
             self.identity = torch.zeros(block_of(block).n_angles, dtype=torch.float64, device=pairs.device)
@@ -229,15 +230,15 @@ class _Candidates:
             return
         first, second = self.pairs[column].unbind(1)
         parts = states.bloch[row, first], states.bloch[row, second], states.correlations[row, first, second]
-        if self.block == "su4":
-            blocks, values = eigenbasis_blocks(*parts)
+        if self.in_closed_form:
+            blocks, values = eigenbasis_blocks(*parts, real=self.block == "so4")
         else:
             blocks, values = best_blocks(self.block, *parts, **self._how)
-        self.blocks[row, column], self.values[row, column] = blocks, values
+        self.blocks[row, column], self.values[row, column] = blocks.to(self.blocks.dtype), values
 
     def inverses(self, blocks: Tensor) -> Tensor:
         """The unitaries that undo blocks: (B, 4, 4)."""
-        return blocks if self.block == "su4" else block_of(self.block).matrices(blocks).mH
+        return blocks if self.in_closed_form else block_of(self.block).matrices(blocks).mH
 
 
 def _entropies(states: States) -> Tensor:

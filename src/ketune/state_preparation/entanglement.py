@@ -216,3 +216,8 @@ def count_wires(states: Tensor) -> int:
     if size < 2 or size & (size - 1):
         raise LoadingError(f"states of shape {tuple(states.shape)}: the last dimension must be 2 ** n_wires")
     return size.bit_length() - 1
+
+
+def is_real(states: Tensor) -> bool:
+    """True when no entry has an imaginary part beyond rounding."""
+    return not states.is_complex() or float(states.imag.abs().max()) < 1e-14

@@ -85,17 +85,6 @@ class PairCircuit:
         product = product_vectors(kind.product_states(self.start)[None])
         return apply_blocks(product, kind.matrices(self.angles)[None], Layouts(pairs, self.n_wires))[0]
 
-    def reduced(self, tolerance: float = 0.0) -> PairCircuit:
-        """Without blocks whose entangler does nothing: rotations on two wires by an angle of at most `tolerance`.
-
-        Their one-wire rotations would be lost, so only blocks are dropped whose every angle is that small.
-        """
-        if any(name in ("CNOT", "CZ") for name, _ in self.kind.steps):
-            return self
-        kept = [number for number in range(len(self.pairs)) if bool((self.angles[number].abs() > tolerance).any())]
-        pairs = tuple(self.pairs[number] for number in kept)
-        return PairCircuit(self.n_wires, self.block, pairs, self.start, self.angles[kept])
-
 
 def infidelities(circuits: Sequence[PairCircuit], vectors: Tensor) -> Tensor:
     """`1 - |<vector|circuit|0>|^2` of each circuit with its vector.

@@ -12,7 +12,15 @@ from torch import Tensor
 from ketune.circuits import Circuit
 from ketune.state_preparation.aqce import aqce
 from ketune.state_preparation.aqer import OnProgress, aqer
-from ketune.state_preparation.entanglement import as_states, bloch_vectors, count_wires, loadability, product_angles
+from ketune.state_preparation.blocks import block_of
+from ketune.state_preparation.entanglement import (
+    as_states,
+    bloch_vectors,
+    count_wires,
+    is_real,
+    loadability,
+    product_angles,
+)
 from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.exact import isometry, multiplexor
 from ketune.state_preparation.hardware_efficient import hardware_efficient
@@ -20,7 +28,7 @@ from ketune.state_preparation.low_rank import low_rank
 from ketune.state_preparation.pair_circuit import PairCircuit, infidelities
 from ketune.state_preparation.polishing import polish
 from ketune.state_preparation.prepared import PreparedState, counts
-from ketune.state_preparation.staircase import is_real, staircase
+from ketune.state_preparation.staircase import staircase
 from ketune.state_preparation.unitary_blocks import circuit_from_gates
 
 EXACT = ("isometry", "multiplexor")
@@ -41,7 +49,8 @@ class LoadingOptions:
 
     Args:
         polish: tune all angles together at the end, whatever the method.
-        block: block of "aqer" ("rzz", "cz", "su4") and of "hardware_efficient"; None: "rzz" and "cz".
+        block: block of "aqer" ("rzz", "cz", "su4", for real vectors "so4") and of "hardware_efficient". None: for
+            "aqer" "so4" where the vector is real and "rzz", the paper's, elsewhere; "cz" for the other.
         connectivity: of "aqer" and "aqce": "all", "line", "ring" or the allowed pairs of wires.
         n_steps: steps of polishing, at most.
         lr: their learning rate.
@@ -206,8 +215,8 @@ class _Job:
         """What makes a circuit of so many units, and the CNOTs of one."""
         options, real = self.options, is_real(self.state)
         if method == "aqer":
-            block = options.block or "rzz"
-            each = {"rzz": 2, "cz": 1, "su4": 3}.get(block, 1)
+            block = options.block or ("so4" if real else "rzz")
+            each = block_of(block).n_cnots
 
             def with_aqer(n_blocks: int) -> PairCircuit:
                 steps = options.n_steps if options.polish else 0

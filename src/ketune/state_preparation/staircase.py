@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ketune.state_preparation._pair_chain import Layouts, apply_blocks
-from ketune.state_preparation.entanglement import as_states, bloch_vectors, count_wires, product_angles
+from ketune.state_preparation.entanglement import as_states, bloch_vectors, count_wires, is_real, product_angles
 from ketune.state_preparation.errors import LoadingError
 from ketune.state_preparation.pair_circuit import PairCircuit
 from ketune.state_preparation.unitary_blocks import circuit_from_unitaries
@@ -56,11 +56,6 @@ def staircase(vector: Tensor, n_layers: int) -> PairCircuit:
         layers.append(gates)
     start = torch.zeros(n_wires, 2, dtype=torch.float64)
     return circuit_from_unitaries(start, line * n_layers, torch.cat(layers[::-1]), block)
-
-
-def is_real(states: Tensor) -> bool:
-    """True when no entry has an imaginary part beyond rounding."""
-    return not states.is_complex() or float(states.imag.abs().max()) < 1e-14
 
 
 def _train_gates(state: Tensor) -> Tensor:

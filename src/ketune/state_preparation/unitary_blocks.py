@@ -46,6 +46,8 @@ def circuit_from_unitaries(
         raise LoadingError(f"block={block!r}: choose 'su4' or 'so4'")
     matrices = unitaries.detach().cpu().to(torch.complex128).resolve_conj().numpy()
     product = _product(start)
+    if block == "so4":
+        product = _turned_real(product)
     if block == "so4" and max(np.abs(np.imag(each)).max(initial=0) for each in (matrices, product)) > 1e-9:
         raise LoadingError("blocks 'so4' are real; these unitaries or the state in front of them are not")
     local: list[Array | None] = [None] * len(product)  # rotations that wait behind the last block of a wire
@@ -117,10 +119,16 @@ def _product(start: Tensor) -> Array:
     return wire_states(start.detach().cpu().double()).resolve_conj().numpy()
 
 
+def _turned_real(product: Array) -> Array:
+    """The same states with a phase that makes the larger amplitude of each wire positive."""
+    largest = np.take_along_axis(product, np.abs(product).argmax(-1)[:, None], -1)
+    return product * np.exp(-1j * np.angle(largest))
+
+
 def _start(product: Array, block: str) -> Tensor:
     """Angles that turn |0> into the amplitudes of each wire, up to a phase."""
     if block == "so4":
-        real = product * np.exp(-1j * np.angle(product.sum(-1, keepdims=True)))
+        real = _turned_real(product)
         return torch.from_numpy(2 * np.arctan2(np.real(real[:, 1]), np.real(real[:, 0])))[:, None]
     coherence = 2 * product[:, 0].conj() * product[:, 1]
     weights = np.abs(product[:, 0]) ** 2 - np.abs(product[:, 1]) ** 2
