@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from ketune import load
 from ketune.circuits import Circuit, draw, ry_ring
 
 
@@ -57,7 +59,7 @@ def test_a_drawing_goes_into_the_file_that_was_named(ketune, tmp_path):
 def test_without_qiskit_the_numbers_come_with_a_note(ketune, monkeypatch):
     from ketune.circuits import rendering
 
-    def missing(circuit: Circuit, style: str = "text"):
+    def missing(circuit: Circuit, angles: object = None, style: str = "text"):
         raise ImportError('qiskit is not installed; run: pip install "ketune[devices]"')
 
     monkeypatch.setattr(rendering, "draw", missing)
@@ -98,3 +100,29 @@ def test_bad_input_is_answered_in_one_line(ketune, options, words):
     assert answer.err.count("\n") == 1, answer.err
     for word in words:
         assert word in answer.err
+
+
+def test_a_trained_circuit_goes_out_with_its_angles(ketune, trained, tmp_path):
+    from ketune.circuits import evolve, from_openqasm3
+
+    folder, out = trained("qaa"), tmp_path / "trained.qasm"
+    assert ketune("circuit", "--adapter", folder, "--qasm", "--out", out).code == 0
+    program = from_openqasm3(out.read_text()).circuit
+    (row,) = ketune("circuit", "--adapter", folder, "--json").json
+    model = load(folder / "adapter")
+    update = model.get_submodule(row["layers"][0]).update_of("default")
+    assert row["angles"] == pytest.approx(update.angles.tolist())
+    expected = evolve(update.features.circuit, update.angles.detach().double())
+    assert torch.allclose(evolve(program, torch.zeros(0, dtype=torch.float64)).real, expected.real, atol=1e-6)
+    (other,) = ketune("circuit", "--adapter", folder, "--layer", "layers.1.self_attn.v_proj", "--json").json
+    assert other["layers"][0].endswith("layers.1.self_attn.v_proj")
+    assert other["angles"] != row["angles"]
+    for options, words in (
+        (["--layer", "q_proj"], "circuits' layers end so"),
+        (["--layer", "lm_head"], "no circuit stands beside it"),
+        (["--wires", "3"], "--adapter has its circuit and model"),
+    ):
+        answer = ketune("circuit", "--adapter", folder, *options)
+        assert answer.code == 2
+        assert words in " ".join(answer.err.split())
+    assert "name it with --adapter" in " ".join(ketune("circuit", "--layer", "x").err.split())

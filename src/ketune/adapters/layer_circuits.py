@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ketune.adapters.calibration import circuits_of
 from ketune.adapters.choice import choose
 from ketune.adapters.config import ConfigError
 from ketune.adapters.counting import adapted_modules, meta_model
@@ -63,6 +65,31 @@ def circuits_by_layer(config: PeftConfig, shapes: Sequence[tuple[int, int]]) -> 
         return together(shapes)
     make: Any = getattr(config, "circuit_for", None)
     return None if make is None else [make(width) for width, _ in shapes]
+
+
+def trained_circuit(model: PeftModel, layer: str | None = None) -> tuple[str, Circuit, Tensor]:
+    """The circuit of one layer of an adapter, with the angles that it was trained to.
+
+    Args:
+        model: a model with an adapter, whose first active one counts.
+        layer: name of the layer, or the end of it where that tells it from all others; None: the first.
+
+    Returns:
+        the layer's name, the circuit, and its (n_angles,) angles.
+
+    Raises:
+        ConfigError: for an adapter without circuits that embed activations, or a layer that has none.
+    """
+    adapter = model.active_adapters[0]
+    circuits = circuits_of(model, adapter)
+    if not circuits:
+        raise ConfigError(f"adapter {adapter!r} has no circuit that embeds activations; QAA has")
+    found = [name for name in circuits if layer is None or name == layer or name.endswith(f".{layer}")]
+    if layer is not None and len(found) != 1:
+        reason = f"{len(found)} circuits' layers end so" if found else "no circuit stands beside it"
+        raise ConfigError(f"layer {layer!r}: {reason}; choose one of {', '.join(list(found or circuits)[:6])}, ...")
+    update = model.get_submodule(found[0]).update_of(adapter)  # pyright: ignore[reportCallIssue]
+    return found[0], circuits[found[0]].circuit, update.angles.detach().double()
 
 
 def _shape(layer: Any) -> tuple[int, int]:

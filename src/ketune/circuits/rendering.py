@@ -3,6 +3,8 @@
 import difflib
 import io
 
+from torch import Tensor
+
 from ketune.circuits.circuit import Circuit
 from ketune.circuits.export import draw, to_openqasm3
 from ketune.errors import KetuneError
@@ -15,13 +17,14 @@ class RenderError(KetuneError):
     """A drawing that cannot be made as asked."""
 
 
-def render(circuit: Circuit, style: str = "text", picture: str = "png") -> str | bytes:
+def render(circuit: Circuit, style: str = "text", picture: str = "png", angles: Tensor | None = None) -> str | bytes:
     """Draw a circuit, or write it as a program.
 
     Args:
         circuit: the circuit.
         style: "text", "latex" or "qasm" (OpenQASM 3) give text; "mpl" gives the bytes of a picture.
         picture: format of that picture: "png", "svg" or "pdf".
+        angles: (n_angles,) values to show or write; None leaves them free.
 
     Raises:
         RenderError: for an unknown style or format, and without Qiskit, with the command that installs it.
@@ -34,8 +37,8 @@ def render(circuit: Circuit, style: str = "text", picture: str = "png") -> str |
         raise RenderError(f"a picture of format {picture!r}: choose one of {', '.join(map(repr, PICTURES))}")
     try:
         if style == "qasm":
-            return to_openqasm3(circuit)
-        drawing = draw(circuit, style=style)
+            return to_openqasm3(circuit, angles)
+        drawing = draw(circuit, angles, style=style)
     except ImportError as error:  # MissingOptionalLibraryError of Qiskit (pylatexenc) is one too
         raise RenderError(" ".join(str(error).split())) from error
     if style != "mpl":

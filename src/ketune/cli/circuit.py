@@ -10,6 +10,8 @@ from ketune.cli import _options as options
 from ketune.cli import _output as output
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ketune.circuits import Circuit
 
 EXAMPLES = (
@@ -17,6 +19,7 @@ EXAMPLES = (
     "ketune circuit --model ./my-model --method qaa --set ansatz=rxryrz_ring --expressibility",
     "ketune circuit --in-features 768 --draw mpl --out circuit.png",
     "ketune circuit --wires 3 --qasm > circuit.qasm",
+    "ketune circuit --adapter runs/qaa/adapter --layer 0.self_attn.q_proj --qasm --out trained.qasm",
 )
 _ANSATZ, _LAYERS, _ENTANGLER, _WIRES, _METHOD = "ryrz_ring_ry", 1, "ring", 4, "qaa"
 
@@ -38,6 +41,13 @@ def run(
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="A method's circuits on this model; a config is enough."),
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option("--adapter", "-a", metavar="DIR", help="A trained circuit of a saved adapter, with its angles."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help=r"With --adapter: which layer's. \[default: the first]")
     ] = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help=rf"A quantum method, with --model. \[default: {_METHOD}]")
@@ -61,11 +71,21 @@ def run(
     own |= options.given(**{"--in-features": in_features})
     of_model = options.given(**{"--method": method, "--preset": preset, "--set": settings or None})
     _check(own, of_model, model, draw, qasm, out)
+    if adapter is not None and (model is not None or own or of_model):
+        raise options.OptionError("--adapter has its circuit and model; leave out what describes another one")
+    if layer is not None and adapter is None:
+        raise options.OptionError("--layer chooses a layer of an adapter; name it with --adapter")
 
     from ketune.circuits.description import describe
 
     with output.working("counting"), output.libraries_quiet():
-        if model is not None:
+        angles = None
+        if adapter is not None:
+            from ketune.finetuning.trained import saved_circuit
+
+            name, circuit, angles = saved_circuit(options.expand(adapter), layer, trust_remote_code=trust_remote_code)
+            found = [(circuit, {"in_features": 2**circuit.n_wires, "layers": [name], "angles": angles.tolist()})]
+        elif model is not None:
             from ketune.adapters.layer_circuits import model_circuits
 
             items = model_circuits(
@@ -89,7 +109,7 @@ def run(
     if style is not None and len(found) > 1:
         widths = ", ".join(str(row["in_features"]) for row in rows)
         raise options.OptionError(f"this model has circuits for the widths {widths}; choose one with --in-features")
-    drawings = [None if as_json and style is None else _render(circuit, style, out) for circuit, _ in found]
+    drawings = [None if as_json and style is None else _render(circuit, style, out, angles) for circuit, _ in found]
     if out is not None:
         options.write_file(options.expand(out), drawings[0])
         drawings = [None] * len(found)
@@ -123,13 +143,13 @@ def _check(
         raise options.OptionError("--draw mpl makes a picture; say where it goes with --out circuit.png")
 
 
-def _render(circuit: Circuit, style: str | None, out: str | None) -> str | bytes | None:
+def _render(circuit: Circuit, style: str | None, out: str | None, angles: Tensor | None) -> str | bytes | None:
     """The drawing that was asked for; None if nobody asked and the library for it is not there."""
     from ketune.circuits.rendering import RenderError, render
 
     picture = options.ending(out) if style == "mpl" and out is not None else "png"
     try:
-        return render(circuit, style or "text", picture)
+        return render(circuit, style or "text", picture, angles)
     except RenderError as error:
         if style is not None:
             raise

@@ -14,7 +14,10 @@ from ketune.finetuning.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ketune.circuits import Circuit
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -137,6 +140,28 @@ def generate_saved(
         top_p=top_p,
         seed=seed,
     )
+
+
+def saved_circuit(
+    adapter: str | Path, layer: str | None = None, *, trust_remote_code: bool = False
+) -> tuple[str, Circuit, Tensor]:
+    """The circuit of one layer of a saved adapter: the layer's name, the circuit, its trained angles.
+
+    Args:
+        adapter, trust_remote_code: as in `load_trained`.
+        layer: as in `ketune.adapters.layer_circuits.trained_circuit`.
+
+    Raises:
+        KetuneError: as in these two.
+    """
+    from peft import PeftModel
+
+    from ketune.adapters.layer_circuits import trained_circuit
+
+    model, _ = load_trained(adapter, device="cpu", trust_remote_code=trust_remote_code)
+    if not isinstance(model, PeftModel):
+        raise ModelError(f"{adapter}: a whole model without an adapter has no circuit")
+    return trained_circuit(model, layer)
 
 
 def find_adapter(folder: str | Path) -> Path | str:

@@ -29,7 +29,7 @@ def wire_entropies(states: Tensor) -> Tensor:
         >>> import torch
         >>> from ketune.state_preparation import wire_entropies
         >>> wire_entropies(torch.tensor([1.0, 0.0, 0.0, 1.0]) / 2**0.5)
-        tensor([1.0000, 1.0000])
+        tensor([1., 1.])
     """
     squares = bloch_vectors(states).square().sum(-1)
     return 1 - torch.log1p(squares) / math.log(2)
@@ -111,7 +111,7 @@ def infidelity_bounds(entanglement: Tensor, n_wires: int) -> tuple[Tensor, Tenso
         >>> import torch
         >>> from ketune.state_preparation import infidelity_bounds
         >>> [round(float(bound), 4) for bound in infidelity_bounds(torch.tensor(0.5), 4)]
-        [0.0454, 0.1782]
+        [0.0434, 0.1782]
     """
     measure = entanglement.clamp(0, n_wires)
     whole = measure.floor()

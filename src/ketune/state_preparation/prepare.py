@@ -109,7 +109,7 @@ def prepare_state(
         >>> ghz[0] = ghz[7] = 1.0
         >>> found = prepare_state(ghz, "mps", max_infidelity=1e-6)
         >>> found.infidelity < 1e-6, found.counts.n_cnots
-        (True, 2)
+        (True, 4)
     """
     began = time.perf_counter()
     options = options or LoadingOptions()
