@@ -133,13 +133,14 @@ def _greedy(
     report: OnProgress,
 ) -> tuple[tuple[tuple[int, int], ...], Tensor]:
     kind, n_wires = block_of(block), count_wires(states)
-    candidates = torch.tensor(allowed_pairs(connectivity, n_wires)).view(-1, 2)
+    device = states.device
+    candidates = torch.tensor(allowed_pairs(connectivity, n_wires), device=device).view(-1, 2)
     statistics = PairStatistics(states)
     chosen: list[tuple[int, int]] = []
     found: list[Tensor] = []
-    values = torch.zeros(len(candidates), dtype=torch.float64)
-    angles = torch.zeros(len(candidates), kind.n_angles, dtype=torch.float64)
-    stale = torch.ones(len(candidates), dtype=torch.bool)
+    values = torch.zeros(len(candidates), dtype=torch.float64, device=device)
+    angles = torch.zeros(len(candidates), kind.n_angles, dtype=torch.float64, device=device)
+    stale = torch.ones(len(candidates), dtype=torch.bool, device=device)
     for number in range(n_blocks if len(candidates) else 0):
         first, second = candidates[stale].unbind(1)
         parts = statistics.bloch[:, first], statistics.bloch[:, second], statistics.correlations[:, first, second]
@@ -157,7 +158,7 @@ def _greedy(
         chosen.append((int(pair[0]), int(pair[1])))
         found.append(angles[best].clone())
         report("blocks", number + 1, n_blocks)
-    stacked = torch.stack(found[::-1]) if found else torch.zeros(0, kind.n_angles, dtype=torch.float64)
+    stacked = torch.stack(found[::-1]) if found else angles[:0]
     return tuple(chosen[::-1]), stacked
 
 
@@ -173,7 +174,7 @@ def _search(
         each = [part[:, live % n_pairs] for part in parts]
         return pair_entropies(block, points[..., None, :, :], *each).mean(-2)
 
-    points, values = minimise_batch(objective, starts.flatten(0, 1), 25)
+    points, values = minimise_batch(objective, starts.flatten(0, 1).to(parts[0].device), 25)
     best = values.view(n_starts + 1, n_pairs).argmin(0)
     column = torch.arange(n_pairs)
     return points.view(n_starts + 1, n_pairs, -1)[best, column], values.view(n_starts + 1, n_pairs)[best, column]
@@ -192,7 +193,7 @@ def _tuned(
 ) -> Tensor:
     if not pairs:
         return angles
-    layouts = Layouts(torch.tensor(pairs[::-1])[None], count_wires(states))
+    layouts = Layouts(torch.tensor(pairs[::-1], device=states.device)[None], count_wires(states))
     tuned = angles.clone().requires_grad_()
     optimizer = torch.optim.Adam([tuned], lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, n_steps))
