@@ -13,6 +13,8 @@ from ketune.state_preparation.prepare import LoadingError, LoadingOptions, prepa
 COMPARED = ("low_rank", "mps", "aqce", "hardware_efficient", "aqer")
 """Methods that load approximately, AQER last."""
 
+_FLOOR = 1e-6  # what is smaller is drawn there, or one exact point would take most of the picture
+
 
 @dataclass(frozen=True)
 class LoaderRow:
@@ -86,6 +88,7 @@ def compare_loaders(
 
 def loaders_picture(rows: Sequence[LoaderRow], title: str = "") -> bytes:
     """Infidelity against CNOTs, a line for each method: filled marks and full lines with joint optimisation.
+    Infidelities below 1e-6 are drawn at 1e-6.
 
     Returns:
         a PNG.
@@ -99,7 +102,7 @@ def loaders_picture(rows: Sequence[LoaderRow], title: str = "") -> bytes:
                 points = sorted((r.n_cnots, r.infidelity) for r in rows if r.method == method and r.polished == tuned)
                 if points:
                     axes.plot(
-                        *zip(*((x, max(y, 1e-16)) for x, y in points)),
+                        *zip(*((x, max(y, _FLOOR)) for x, y in points)),
                         color=colour_of(number),
                         marker=MARKERS[number % len(MARKERS)],
                         linestyle="-" if tuned else ":",
