@@ -24,6 +24,7 @@ COMMANDS = (
     "circuit",
     "vqc",
     "search",
+    "prepare-state",
 )
 
 

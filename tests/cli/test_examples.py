@@ -56,13 +56,16 @@ def test_an_example_of_compare_asks_for_a_comparison_that_can_be_made(line, ketu
 
 
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if line.startswith("ketune circuit --")])
-def test_an_example_of_circuit_runs(line, ketune, monkeypatch, tmp_path, model_folder):
+def test_an_example_of_circuit_runs(line, ketune, monkeypatch, tmp_path, model_folder, trained):
     pytest.importorskip("qiskit")
     if "mpl" in line:
         pytest.importorskip("pylatexenc")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-model").symlink_to(model_folder)
-    assert ketune(*words_of(line)).code == 0
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "qaa").symlink_to(trained("qaa"))
+    answer = ketune(*words_of(line))
+    assert answer.code == 0, answer.err
 
 
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if line.startswith("ketune methods")])

@@ -19,7 +19,7 @@ EXAMPLES = (
     "ketune circuit --model ./my-model --method qaa --set ansatz=rxryrz_ring --expressibility",
     "ketune circuit --in-features 768 --draw mpl --out circuit.png",
     "ketune circuit --wires 3 --qasm > circuit.qasm",
-    "ketune circuit --adapter runs/qaa/adapter --layer 0.self_attn.q_proj --qasm --out trained.qasm",
+    "ketune circuit --adapter runs/qaa --layer 0.self_attn.q_proj --qasm --out trained.qasm",
 )
 _ANSATZ, _LAYERS, _ENTANGLER, _WIRES, _METHOD = "ryrz_ring_ry", 1, "ring", 4, "qaa"
 
